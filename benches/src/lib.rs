@@ -1,0 +1,1 @@
+//! What the benchmarks share: synthetic trees, flists and mounts.

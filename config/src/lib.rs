@@ -1,0 +1,1 @@
+//! The configuration of aysfs: TOML in, a checked Config out.

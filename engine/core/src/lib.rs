@@ -1,0 +1,1 @@
+//! The engine: base, view, inodes and handles behind the Vfs contract.

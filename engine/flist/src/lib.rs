@@ -1,0 +1,1 @@
+//! Flists: parsing, writing, and the compiled index that is mapped at mount.

@@ -1,0 +1,80 @@
+//! What a file is made of, as the cache has to know it.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::Key;
+
+/// The digest that names a file's content, and its file in the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContentId {
+    /// From a v1 flist: MD5 of the plain file, or of its stored body.
+    Md5([u8; 16]),
+    /// SHA-256 of the plain file.
+    Sha256([u8; 32]),
+}
+
+impl fmt::Display for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Md5(digest) => f.write_str(&hex::encode(digest)),
+            Self::Sha256(digest) => f.write_str(&hex::encode(digest)),
+        }
+    }
+}
+
+impl fmt::Debug for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A file's content: its id, its length, and the chunks that make it up.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Names it.
+    pub id: ContentId,
+    /// Plain length in bytes.
+    pub size: u64,
+    /// In order, without gaps; empty only for an empty file.
+    pub chunks: Arc<[Chunk]>,
+}
+
+/// A piece of a file that is fetched, decoded and verified as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where its plain bytes lie in the file.
+    pub plain: Range<u64>,
+    /// How its bytes are decoded and verified.
+    pub check: Check,
+    /// The object that holds it.
+    pub key: Key,
+    /// The part of the object that is this chunk; `None`: all of it.
+    pub range: Option<Range<u64>>,
+}
+
+/// How the stored bytes of a chunk become plain bytes, and what proves that they are the right ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// A v1 object: brotli or plain; MD5 of the stored or of the plain bytes is this.
+    V1([u8; 16]),
+    /// A stored chunk (one codec byte, then the payload); SHA-256 of its plain bytes is this.
+    Sha256([u8; 32]),
+}
+
+impl Content {
+    /// A file of a v1 flist: one object, under its hash.
+    pub fn v1(hash: [u8; 16], size: u64) -> Self {
+        Self::whole(ContentId::Md5(hash), size, Check::V1(hash), Key::md5(hash))
+    }
+
+    /// A file that is one stored chunk, an object of its own.
+    pub fn object(sha256: [u8; 32], size: u64, key: Key) -> Self {
+        Self::whole(ContentId::Sha256(sha256), size, Check::Sha256(sha256), key)
+    }
+
+    fn whole(id: ContentId, size: u64, check: Check, key: Key) -> Self {
+        Self { id, size, chunks: [Chunk { plain: 0..size, check, key, range: None }].into() }
+    }
+}

@@ -1,0 +1,17 @@
+//! Stors and the cache: where objects live, how they are verified, and where they are kept.
+//!
+//! - [`Store`] is a place that keeps objects under keys: [`aydostor`] over HTTP, [`DirStore`] in a directory.
+//!   [`Mirror`] puts several in order of health.
+//! - [`codec`] turns plain bytes into stored bytes and back.
+//! - [`Cache`] keeps plain, verified files by content id, and fetches what it lacks.
+//!
+//! Nothing that comes out of a stor is trusted: a [`Chunk`] reaches a reader only when its plain bytes have the
+//! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
+
+mod content;
+mod key;
+mod store;
+
+pub use content::{Check, Chunk, Content, ContentId};
+pub use key::{ETag, Key, KeyError, Namespace, StaticName};
+pub use store::{Body, Fault, Listed, Named, Precondition, Store, StoreError, Stored, Upload};

@@ -1,0 +1,64 @@
+//! Running a request: inline when it can be answered at once, on the runtime when it has to wait.
+
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Polls `request` once on the calling thread, and moves it to `runtime` only if it is pending.
+///
+/// `request` must end by sending its own reply. Returns the task of a request that had to wait, which a
+/// frontend that sees interrupts may abort: dropping a call of [`Vfs`](crate::Vfs) must never hurt anyone but
+/// its caller.
+///
+/// The first poll runs inside the runtime's context (timers and sockets work) but outside of its scheduler, so
+/// a request that is ready costs one allocation and no task switch. A waker that is told of progress between
+/// the two polls is not needed: the runtime polls again as soon as the task is spawned.
+pub fn drive<F>(runtime: &Handle, request: F) -> Option<JoinHandle<()>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let _inside = runtime.enter();
+    let mut request = Box::pin(request);
+    match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(()) => None,
+        Poll::Pending => Some(runtime.spawn(request)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_ready_request_runs_on_the_calling_thread() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (sender, receiver) = mpsc::channel();
+        let task = drive(runtime.handle(), async move {
+            sender.send(thread::current().id()).expect("the receiver waits");
+        });
+        assert!(task.is_none());
+        assert_eq!(receiver.recv().expect("sent"), thread::current().id());
+    }
+
+    #[test]
+    fn a_waiting_request_does_not_hold_up_the_caller() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (sender, receiver) = mpsc::channel();
+        let (open, gate) = tokio::sync::oneshot::channel::<()>();
+        let task = drive(runtime.handle(), async move {
+            gate.await.expect("the gate is opened");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            sender.send(()).expect("the receiver waits");
+        });
+        assert!(task.is_some());
+        assert!(receiver.try_recv().is_err());
+        open.send(()).expect("the request waits");
+        receiver.recv().expect("the request ends");
+    }
+}

@@ -1,0 +1,1 @@
+//! Adapter from the fuser library to the Vfs contract.

@@ -388,19 +388,13 @@ impl<'a> NodeRef<'a> {
     /// Its extended attributes, name and value, in the order of the list.
     ///
     /// # Errors
-    /// [`Corrupt`].
-    pub fn xattrs(
-        &self,
-    ) -> Result<impl ExactSizeIterator<Item = Result<(&'a [u8], &'a [u8]), Corrupt>> + use<'a>, Corrupt> {
-        let index = self.index;
+    /// [`Corrupt`]; so do the attributes themselves.
+    pub fn xattrs(&self) -> Result<Xattrs<'a>, Corrupt> {
         let rows = match self.record.xattrs.get() {
             0 => &[],
-            run => index.run(Section::XattrRuns, Section::Xattrs, run)?,
+            run => self.index.run(Section::XattrRuns, Section::Xattrs, run)?,
         };
-        Ok(rows.iter().map(move |row: &XattrRow| match (index.blob(row.name), index.blob(row.value)) {
-            (Some(name), Some(value)) => Ok((name, value)),
-            _ => Err(index.corrupt("an extended attribute without its bytes")),
-        }))
+        Ok(Xattrs { index: self.index, rows: rows.iter() })
     }
 }
 
@@ -450,6 +444,37 @@ impl ExactSizeIterator for Children<'_> {}
 impl fmt::Debug for Children<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Children").field("len", &self.dentries.len()).finish_non_exhaustive()
+    }
+}
+
+/// The extended attributes of an inode: see [`NodeRef::xattrs`].
+#[derive(Clone)]
+pub struct Xattrs<'a> {
+    index: &'a Index,
+    rows: std::slice::Iter<'a, XattrRow>,
+}
+
+impl<'a> Iterator for Xattrs<'a> {
+    type Item = Result<(&'a [u8], &'a [u8]), Corrupt>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next()?;
+        Some(match (self.index.blob(row.name), self.index.blob(row.value)) {
+            (Some(name), Some(value)) => Ok((name, value)),
+            _ => Err(self.index.corrupt("an extended attribute without its bytes")),
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.rows.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Xattrs<'_> {}
+
+impl fmt::Debug for Xattrs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xattrs").field("len", &self.rows.len()).finish_non_exhaustive()
     }
 }
 

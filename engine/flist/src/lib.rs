@@ -27,7 +27,8 @@
 //! - A time is `seconds` or `seconds.fraction`, the fraction with up to nine digits and counted forwards, before
 //!   1970 as well.
 //! - An owner field of digits is a number; v2 escapes the first digit of a name like that.
-//! - An entry with `link=` is another name of an earlier entry; all else that it says is ignored.
+//! - An entry with `link=` is another name of an earlier entry; all else that it says must be well-formed, and is
+//!   ignored.
 //! - `data=<offset>+<length>,...` in v2 are the parts of a sparse file that are not holes.
 //! - Data in a field that its type has no use for (the size of a directory) is checked, and dropped.
 
@@ -49,7 +50,7 @@ pub use entry::{
     BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, TimeOrder, Timestamp,
 };
 pub use error::{FlistError, Reason};
-pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance};
+pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
 pub use parse::{Flist, ParseOptions, Times};
 pub use signature::{PublicKey, SignatureError, verify};

@@ -156,7 +156,7 @@ impl LineParser<'_> {
                     columns.link_column = value.column;
                     columns.link.replace(self.text(value)?.path()?).is_some()
                 }
-                b"data" => columns.data.replace((value, value.segments()?)).is_some(),
+                b"data" => columns.data.replace((column, value.segments()?)).is_some(),
                 b"obj" => columns.place("obj", column, Stored::Object(value.key()?))?,
                 b"at" => columns.place("at", column, Stored::Chunk(self.place(value)?))?,
                 b"chunks" => columns.place("chunks", column, Stored::Table(self.place(value)?))?,

@@ -65,11 +65,14 @@ pub(crate) struct Tree {
     table: HashTable<u32>,
     hasher: DefaultHashBuilder,
     /// Known sets of extended attributes, and 1 + their row of `xattr_runs`.
-    xattr_sets: HashMap<Vec<(Vec<u8>, Vec<u8>)>, u32>,
+    xattr_sets: HashMap<XattrSet, u32>,
     /// The directory of the last line: the next line is most likely in it, too.
     last_parent: (Vec<u8>, u32),
     max_entries: usize,
 }
+
+/// Names and values.
+type XattrSet = Vec<(Vec<u8>, Vec<u8>)>;
 
 const ROOT: u32 = 0;
 

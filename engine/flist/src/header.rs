@@ -1,0 +1,101 @@
+//! The first lines of a list: its dialect, and the header of v2.
+//!
+//! Header lines that this version does not know are skipped, so that newer writers can add some.
+
+use std::collections::BTreeMap;
+
+use crate::entry::{Dialect, Header, Pack};
+use crate::error::{Problem, Reason, shown};
+use crate::escape;
+use crate::limits::MAX_PACKS;
+use crate::line::{count_fields, decimal};
+
+/// How the first line of v2 begins; the number of the format follows.
+pub(crate) const SIGNATURE: &str = "# aysfs-flist ";
+/// The format that is written and read.
+pub(crate) const FORMAT: &str = "2";
+
+/// Tells the dialects apart by the first line of a list.
+pub(crate) fn dialect(line: &[u8]) -> Result<Dialect, Problem> {
+    let reason = match line.strip_prefix(SIGNATURE.as_bytes()) {
+        Some(format) if format == FORMAT.as_bytes() => return Ok(Dialect::V2),
+        Some(format) => Reason::NewerFormat(shown(format)),
+        None => match count_fields(line) {
+            3 => return Ok(Dialect::V1Short),
+            10.. => return Ok(Dialect::V1Long),
+            found => Reason::UnknownDialect(found),
+        },
+    };
+    Err(Problem { column: 1, reason })
+}
+
+/// Collects the header lines of v2.
+#[derive(Default)]
+pub(crate) struct HeaderParser {
+    header: Header,
+    packs: BTreeMap<u32, Pack>,
+}
+
+impl HeaderParser {
+    /// Takes one line, which begins with `#`.
+    pub(crate) fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+        escape::refuse_controls(line)?;
+        let text = line.strip_prefix(b"#").unwrap_or(line);
+        let text = text.strip_prefix(b" ").unwrap_or(text);
+        let text_column = line.len() - text.len() + 1;
+        if let Some(pack) = text.strip_prefix(b"pack ") {
+            return self.pack(pack).map_err(|reason| Problem { column: text_column, reason });
+        }
+        let Some(colon) = memchr::memchr(b':', text) else { return Ok(()) };
+        let value = &text[colon + 1..];
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        let column = line.len() - value.len() + 1;
+        let known = match &text[..colon] {
+            b"name" => self.header.name.replace(text_value("name", value, column)?).is_some(),
+            b"created" => self.header.created.replace(text_value("created", value, column)?).is_some(),
+            b"version" => {
+                let version = decimal(value).ok_or_else(|| bad_value("version", value, column))?;
+                self.header.version.replace(version).is_some()
+            }
+            _ => false,
+        };
+        if known {
+            let reason = Reason::HeaderTwice(shown(&text[..colon]));
+            return Err(Problem { column: text_column, reason });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Header {
+        Header { packs: self.packs.into_values().collect(), ..self.header }
+    }
+
+    fn pack(&mut self, text: &[u8]) -> Result<(), Reason> {
+        let pack = parse_pack(text).ok_or(Reason::PackLine)?;
+        let number = pack.number;
+        if self.packs.len() == MAX_PACKS {
+            return Err(Reason::TooManyPacks);
+        }
+        match self.packs.insert(number, pack) {
+            Some(_) => Err(Reason::PackTwice(number)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse_pack(text: &[u8]) -> Option<Pack> {
+    let mut words = text.split(|byte| *byte == b' ');
+    let number = u32::try_from(decimal(words.next()?)?).ok()?;
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(words.next()?, &mut sha256).ok()?;
+    let bytes = decimal(words.next()?)?;
+    words.next().is_none().then_some(Pack { number, sha256, bytes })
+}
+
+fn text_value(key: &str, value: &[u8], column: usize) -> Result<String, Problem> {
+    String::from_utf8(escape::decode(value, column)?.into_owned()).map_err(|_| bad_value(key, value, column))
+}
+
+fn bad_value(key: &str, value: &[u8], column: usize) -> Problem {
+    Problem { column, reason: Reason::HeaderValue { key: key.into(), value: shown(value) } }
+}

@@ -1,0 +1,149 @@
+//! The directory of indexes: finding the one that belongs to a list, or making it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `<key>.index` | an index; written under another name, synced, then renamed, and never changed again |
+//! | `<key>.seal` | this very file had the right checksum since this boot |
+//! | `<place>.list` | the digest of the list at a place, when it was last looked at |
+//!
+//! Whoever can write into this directory decides what is mounted: it has to be private.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::key::{self, Key};
+use super::stamp::{FileState, Stamp, boot_id};
+use super::{Index, Provenance, build, file};
+use crate::error::FlistError;
+use crate::parse::{ParseOptions, scan};
+use crate::source::{Digesting, Raw, Source};
+use crate::tree::Tree;
+
+/// A directory of indexes, at a moment.
+pub(super) struct Shelf<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) now: SystemTime,
+}
+
+impl Shelf<'_> {
+    /// The index of a list: the one that is there, if it can be trusted, or a new one.
+    pub(super) fn open_or_compile(
+        &self,
+        source: &Source<'_>,
+        options: &ParseOptions,
+    ) -> Result<(Index, Provenance), FlistError> {
+        let unreadable = |error| FlistError::Read { file: source.name(), source: error };
+        let memory = key::memory_of(source, options, self.dir);
+        let known = Stamp::read(&memory);
+
+        let mut raw = source.open().map_err(unreadable)?;
+        let state = state_of(&raw).map_err(unreadable)?;
+        if let Some(known) = known
+            && state != FileState::UNKNOWN
+            && known.state == state
+            && let Some(index) = self.open(&Key::new(&known.digest, options))
+        {
+            return Ok((index, Provenance::Reused));
+        }
+        let digest = raw.sha256().map_err(unreadable)?;
+        let (digest, index, provenance) = match self.open(&Key::new(&digest, options)) {
+            Some(index) => (digest, index, Provenance::Reused),
+            None => {
+                let (digest, index) = self.compile(source, &mut raw, options)?;
+                (digest, index, Provenance::Compiled)
+            }
+        };
+        // Only a list that did not change while it was read has the digest that was found.
+        let unchanged = state_of(&raw).map_err(unreadable)? == state && state.is_settled(self.now);
+        let stamp = Stamp::new(if unchanged { state } else { FileState::UNKNOWN }, digest, [0; 16]);
+        if known != Some(stamp) {
+            stamp.write(&memory);
+        }
+        if let Some(known) = known.filter(|known| known.digest != digest) {
+            self.remove(&Key::new(&known.digest, options));
+        }
+        Ok((index, provenance))
+    }
+
+    /// Compiles a list; returns the digest of what was compiled.
+    pub(super) fn compile(
+        &self,
+        source: &Source<'_>,
+        raw: &mut Raw<'_>,
+        options: &ParseOptions,
+    ) -> Result<([u8; 32], Index), FlistError> {
+        let name = source.name();
+        let mut tree = Tree::new();
+        let mut digesting = Digesting::new(raw);
+        let scanned = scan(&name, &mut digesting, options, |line| tree.add(&line))?;
+        let digest = digesting.finish().map_err(|source| FlistError::Read { file: name, source })?;
+
+        let key = Key::new(&digest, options);
+        let path = key.index_in(self.dir);
+        let failed = |source| FlistError::Index { path: path.clone(), source };
+        let write = || -> io::Result<File> {
+            DirBuilder::new().recursive(true).mode(0o700).create(self.dir)?;
+            let temp = tempfile::Builder::new().prefix("new-").suffix(".index").tempfile_in(self.dir)?;
+            build::write(tree, &scanned, &key, temp.as_file())?;
+            temp.as_file().sync_all()?;
+            let index = temp.persist(&path)?;
+            File::open(self.dir)?.sync_all()?;
+            Ok(index)
+        };
+        let index = write().and_then(|index| Index::map(&index, path.clone(), &key)).map_err(failed)?;
+        Ok((digest, index))
+    }
+
+    /// The index of this key, if there is one and it can be trusted.
+    fn open(&self, key: &Key) -> Option<Index> {
+        let path = key.index_in(self.dir);
+        match self.open_file(&path, key) {
+            Ok(index) => Some(index),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "an index cannot be used and is made again");
+                None
+            }
+        }
+    }
+
+    fn open_file(&self, path: &Path, key: &Key) -> io::Result<Index> {
+        let index = File::open(path)?;
+        let state = FileState::of(&index)?;
+        let boot = boot_id();
+        let seal = Key::seal_of(path);
+        let known = Stamp::read(&seal);
+        let sealed = boot.map(|boot| Stamp::new(state, *key.bytes(), boot));
+        if sealed.is_none() || known != sealed {
+            file::verify(&index)?;
+            if let Some(sealed) = sealed
+                && state.is_settled(self.now)
+            {
+                sealed.write(&seal);
+            }
+        }
+        Index::map(&index, path.into(), key)
+    }
+
+    /// Removes an index that its list has outgrown. Whoever has it open keeps it.
+    fn remove(&self, key: &Key) {
+        let index: PathBuf = key.index_in(self.dir);
+        for path in [Key::seal_of(&index), index] {
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old index");
+            }
+        }
+    }
+}
+
+fn state_of(raw: &Raw<'_>) -> io::Result<FileState> {
+    match raw {
+        Raw::File(file) => FileState::of(file),
+        Raw::Bytes(_) => Ok(FileState::UNKNOWN),
+    }
+}

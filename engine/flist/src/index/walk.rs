@@ -1,0 +1,116 @@
+//! An index as a list of entries again: for tools that show, compare, convert or unpack it.
+
+use std::collections::HashMap;
+
+use super::{Children, Corrupt, Index, Node, NodeRef};
+use crate::entry::Entry;
+
+/// The entries of an [`Index`]: see [`Index::entries`].
+#[derive(Debug)]
+pub struct Entries<'a> {
+    index: &'a Index,
+    /// Directories that are being walked, outermost first: how long their path is, and the names that are left.
+    ahead: Vec<(usize, Children<'a>)>,
+    /// The path of the directory that was entered last, and maybe more.
+    path: Vec<u8>,
+    /// The first name of each file that has several.
+    linked: HashMap<Node, Vec<u8>>,
+    /// How many names can be met before one must have been met twice.
+    names_left: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Root,
+    Below,
+    Ended,
+}
+
+impl<'a> Entries<'a> {
+    pub(super) fn new(index: &'a Index) -> Self {
+        Self {
+            index,
+            ahead: Vec::new(),
+            path: Vec::new(),
+            linked: HashMap::new(),
+            names_left: index.rows::<super::Dentry>(super::Section::Dentries).len(),
+            state: State::Root,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Entry>, Corrupt> {
+        match self.state {
+            State::Root => {
+                self.state = State::Below;
+                self.visit(Node::ROOT).map(Some)
+            }
+            State::Below => {
+                while let Some((length, children)) = self.ahead.last_mut() {
+                    self.path.truncate(*length);
+                    let Some(child) = children.next() else {
+                        self.ahead.pop();
+                        continue;
+                    };
+                    let (name, node) = child?;
+                    let left = self.names_left.checked_sub(1);
+                    self.names_left = left.ok_or_else(|| self.index.corrupt("a directory inside itself"))?;
+                    if !self.path.is_empty() {
+                        self.path.push(b'/');
+                    }
+                    self.path.extend(name);
+                    return self.visit(node).map(Some);
+                }
+                Ok(None)
+            }
+            State::Ended => Ok(None),
+        }
+    }
+
+    /// The entry of the node at the current path; enters it if it is a directory.
+    fn visit(&mut self, number: Node) -> Result<Entry, Corrupt> {
+        let node = self.index.node(number)?;
+        let mut entry = entry(&node, self.path.clone())?;
+        if node.parent().is_some() {
+            self.ahead.push((self.path.len(), self.index.children(number)?));
+        } else if node.nlink() > 1 {
+            match self.linked.get(&number) {
+                Some(first) => entry.link = Some(first.clone()),
+                None => drop(self.linked.insert(number, self.path.clone())),
+            }
+        }
+        Ok(entry)
+    }
+}
+
+fn entry(node: &NodeRef<'_>, path: Vec<u8>) -> Result<Entry, Corrupt> {
+    let mut entry = Entry::new(path, node.kind());
+    entry.perm = node.perm();
+    entry.user = node.index.users[node.user()].clone();
+    entry.group = node.index.groups[node.group()].clone();
+    entry.mtime = node.mtime();
+    entry.ctime = node.ctime();
+    entry.content = node.content()?;
+    entry.target = node.target()?.to_vec();
+    if entry.target.is_empty() {
+        entry.size = node.size();
+    }
+    entry.data = node.data()?.map(Iterator::collect);
+    for xattr in node.xattrs()? {
+        let (name, value) = xattr?;
+        entry.xattrs.push((name.to_vec(), value.to_vec()));
+    }
+    Ok(entry)
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry, Corrupt>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance();
+        if !matches!(next, Ok(Some(_))) {
+            self.state = State::Ended;
+        }
+        next.transpose()
+    }
+}

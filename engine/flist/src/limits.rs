@@ -1,0 +1,16 @@
+//! What a flist may hold at most. The limits are far above real trees: they bound what a hostile list can cost.
+
+/// Longest line, in bytes, without its end.
+pub const MAX_LINE: usize = 1 << 20;
+/// Most components of a path.
+pub const MAX_DEPTH: usize = 1024;
+/// Longest component of a path and name of an extended attribute, in bytes (`NAME_MAX`, `XATTR_NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+/// Most names of a tree, directories that no line names included.
+pub const MAX_ENTRIES: usize = 100_000_000;
+/// Most packs of a header.
+pub const MAX_PACKS: usize = 1 << 20;
+/// Longest target of a symlink, in bytes (`PATH_MAX` without its NUL).
+pub const MAX_TARGET: usize = 4095;
+/// Longest value of an extended attribute, in bytes (`XATTR_SIZE_MAX`).
+pub const MAX_XATTR: usize = 65536;

@@ -8,10 +8,29 @@
 //! Nothing that comes out of a stor is trusted: a [`Chunk`] reaches a reader only when its plain bytes have the
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
+pub mod aydostor;
 mod content;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+mod dir;
+#[cfg(any(test, feature = "testing"))]
+pub mod fault;
+mod fetch;
+mod fit;
 mod key;
+#[cfg(any(test, feature = "testing"))]
+mod memory;
+mod mirror;
+mod open;
 mod store;
 
+pub use aydostor::AydoStor;
 pub use content::{Check, Chunk, Content, ContentId};
+pub use dir::DirStore;
+pub use fetch::{FetchError, Fetched, fetch_url};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};
+#[cfg(any(test, feature = "testing"))]
+pub use memory::MemStore;
+pub use mirror::{Mirror, Outcome};
+pub use open::{OpenError, RequireTls, StorOptions, open};
 pub use store::{Body, Fault, Listed, Named, Precondition, Store, StoreError, Stored, Upload};

@@ -28,8 +28,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The bytes of an object, or `range` of them, as a stream.
     ///
     /// # Errors
-    /// [`Fault::NotFound`] if there is no such object; [`Fault::Refused`] for a range that does not lie within
-    /// it. An answer to another range than the one asked for is [`Fault::Protocol`].
+    /// [`Fault::NotFound`] if there is no such object; [`Fault::Refused`] for a range that is empty or does not
+    /// lie within it. An answer to another range than the one asked for is [`Fault::Protocol`].
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Body, StoreError>;
 
     /// Keeps an object. Doing it again changes nothing.
@@ -100,6 +100,15 @@ impl Upload {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File { length, .. } => *length,
         }
+    }
+}
+
+/// The part of an object of `length` bytes that [`Store::get`] was asked for.
+pub(crate) fn part_of(range: Option<Range<u64>>, length: u64) -> Result<Range<u64>, Fault> {
+    match range {
+        None => Ok(0..length),
+        Some(range) if range.start < range.end && range.end <= length => Ok(range),
+        Some(range) => Err(Fault::Refused(format!("no bytes {range:?} in an object of {length} bytes"))),
     }
 }
 
@@ -193,7 +202,7 @@ pub enum Fault {
     #[error("unexpected answer: {0}")]
     Protocol(String),
     /// The local disk failed.
-    #[error("local I/O error")]
+    #[error("local I/O error: {0}")]
     Local(#[from] io::Error),
 }
 

@@ -1,0 +1,206 @@
+//! Several stors that keep the same objects, in order of health.
+//!
+//! The order is that of the configuration, except that a stor that failed stands back for a while, longer each time.
+//! Then normal use tries it again: nothing probes it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::{Fault, Key, Store, StoreError, Stored, Upload};
+
+/// How a read from a stor went, as the reader sees it who verified what came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered as a stor should, be it that it does not have the object.
+    Answered,
+    /// It failed, or was silent.
+    Failed,
+    /// It sent bytes that are not the object.
+    Corrupt,
+}
+
+impl From<&Fault> for Outcome {
+    fn from(fault: &Fault) -> Self {
+        match fault {
+            Fault::NotFound | Fault::Refused(_) | Fault::Conflict => Self::Answered,
+            Fault::Denied
+            | Fault::Silent(_)
+            | Fault::Unavailable(_)
+            | Fault::Short { .. }
+            | Fault::Protocol(_)
+            | Fault::Local(_) => Self::Failed,
+        }
+    }
+}
+
+/// One stor or more; the first is the one that counts when something is put.
+#[derive(Debug)]
+pub struct Mirror {
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    store: Arc<dyn Store>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// Failures in a row.
+    failures: u32,
+    back_until: Option<Instant>,
+}
+
+impl Health {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+}
+
+impl Member {
+    fn stands_back(&self, now: Instant) -> bool {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.back_until.is_some_and(|until| until > now)
+    }
+
+    fn report(&self, outcome: Outcome) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Outcome::Answered => *health = Health::default(),
+            Outcome::Failed | Outcome::Corrupt => {
+                let now = Instant::now();
+                // Reads that were under way together fail together: that is one failure.
+                if health.back_until.is_none_or(|until| until <= now) {
+                    let back =
+                        Health::FIRST.saturating_mul(1 << health.failures.min(16)).min(Health::LONGEST);
+                    health.back_until = Some(now + back);
+                    health.failures += 1;
+                    tracing::warn!(stor = self.store.name(), ?outcome, ?back, "a stor stands back");
+                }
+            }
+        }
+    }
+}
+
+impl Mirror {
+    /// A mirror of `first` and `others`.
+    pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
+        let member = |store| Member { store, health: Mutex::default() };
+        Self { members: std::iter::once(first).chain(others).map(member).collect() }
+    }
+
+    /// The stor that counts when something is put.
+    pub fn first(&self) -> &Arc<dyn Store> {
+        &self.members[0].store
+    }
+
+    /// All stors, in the order in which a reader should try them. The reader verifies what it gets, and reports.
+    pub fn in_order(&self) -> Vec<Arc<dyn Store>> {
+        let now = Instant::now();
+        let (back, ready): (Vec<_>, Vec<_>) = self.members.iter().partition(|member| member.stands_back(now));
+        ready.into_iter().chain(back).map(|member| member.store.clone()).collect()
+    }
+
+    /// Takes note of how a read from `store`, one of [`Mirror::in_order`], went.
+    pub fn report(&self, store: &Arc<dyn Store>, outcome: Outcome) {
+        let is_it = |member: &&Member| std::ptr::addr_eq(Arc::as_ptr(&member.store), Arc::as_ptr(store));
+        if let Some(member) = self.members.iter().find(is_it) {
+            member.report(outcome);
+        }
+    }
+
+    /// Puts an object into every stor; what the first says counts, the failures of others are logged.
+    ///
+    /// # Errors
+    /// The first failed, whatever the others did.
+    pub async fn put(&self, key: &Key, body: &Upload) -> Result<Stored, StoreError> {
+        let puts = self.members.iter().map(|member| member.store.put(key, body));
+        let mut outcomes = join_all(puts).await.into_iter();
+        let Some(first) = outcomes.next() else { unreachable!("a mirror has a first stor") };
+        for (outcome, member) in outcomes.zip(&self.members[1..]) {
+            match (&outcome, &first) {
+                (Err(error), _) => tracing::warn!(%error, "an object is missing in a mirror"),
+                (Ok(stored), Ok(first)) if stored.key != first.key => {
+                    let stor = member.store.name();
+                    tracing::warn!(stor, here = %stored.key, first = %first.key, "a mirror chose another key");
+                }
+                (Ok(_), _) => {}
+            }
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemStore;
+    use crate::contract::{sha256, upload};
+    use crate::fault::{FaultStore, Trouble};
+
+    fn three() -> (Mirror, Vec<Arc<dyn Store>>) {
+        let stores: Vec<Arc<dyn Store>> =
+            (0..3).map(|_| Arc::new(MemStore::new()) as Arc<dyn Store>).collect();
+        (Mirror::new(stores[0].clone(), stores[1..].to_vec()), stores)
+    }
+
+    fn order(mirror: &Mirror, stores: &[Arc<dyn Store>]) -> Vec<usize> {
+        let index = |store: &Arc<dyn Store>| stores.iter().position(|other| Arc::ptr_eq(store, other));
+        mirror.in_order().iter().map(|store| index(store).expect("one of them")).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stor_that_failed_stands_back_longer_each_time() {
+        let (mirror, stores) = three();
+        assert_eq!(order(&mirror, &stores), [0, 1, 2]);
+        for seconds in [1, 2, 4] {
+            mirror.report(&stores[0], Outcome::Failed);
+            assert_eq!(order(&mirror, &stores), [1, 2, 0]);
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            assert_eq!(order(&mirror, &stores), [1, 2, 0]);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(order(&mirror, &stores), [0, 1, 2], "it is tried again");
+        }
+        mirror.report(&stores[0], Outcome::Answered);
+        mirror.report(&stores[0], Outcome::Corrupt);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&mirror, &stores), [0, 1, 2], "it is in good standing again after an answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_at_one_time_are_one_failure() {
+        let (mirror, stores) = three();
+        for _ in 0..100 {
+            mirror.report(&stores[1], Outcome::Failed);
+        }
+        assert_eq!(order(&mirror, &stores), [0, 2, 1]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&mirror, &stores), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_missing_object_says_nothing_about_health() {
+        assert_eq!(Outcome::from(&Fault::NotFound), Outcome::Answered);
+        assert_eq!(Outcome::from(&Fault::Unavailable("down".into())), Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_put_goes_to_all_and_the_first_decides() {
+        let stores: Vec<_> = (0..2).map(|_| Arc::new(FaultStore::new(Arc::new(MemStore::new())))).collect();
+        let mirror = Mirror::new(stores[0].clone(), [stores[1].clone() as Arc<dyn Store>]);
+        let (a, b, c) = (sha256(b"a"), sha256(b"b"), sha256(b"c"));
+        assert!(mirror.put(&a, &upload(b"a")).await.expect("put").created);
+        stores[1].set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+        mirror.put(&b, &upload(b"b")).await.expect("the first has it");
+        stores[1].set(Trouble::None);
+        stores[0].set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+        mirror.put(&c, &upload(b"c")).await.expect_err("the first has it not");
+        stores[0].set(Trouble::None);
+        let keys = [a, b, c];
+        assert_eq!(stores[0].has(&keys).await.expect("answered"), [true, true, false]);
+        assert_eq!(stores[1].has(&keys).await.expect("answered"), [true, false, true]);
+    }
+}

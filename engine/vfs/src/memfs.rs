@@ -291,16 +291,19 @@ impl Vfs for MemFs {
         flags: OpenFlags,
     ) -> Result<Created> {
         let state = &mut *self.change("create")?;
-        let existing = state.tree.lookup(parent, name)?;
-        let opens = match existing {
-            Some(attr) if flags.exclusive => Err(attr),
-            Some(attr) => Ok(attr.ino),
-            None => Ok(state.tree.make(caller, parent, name, Node::of_kind(FileKind::Regular)?, perm)?.ino),
+        let (ino, flags) = match state.tree.lookup(parent, name)? {
+            Some(attr) if flags.exclusive => {
+                state.tree.forget(attr.ino, 1);
+                return Err(ErrorKind::Exists.into());
+            }
+            Some(attr) => (attr.ino, flags),
+            None => {
+                let node = Node::of_kind(FileKind::Regular)?;
+                let made = state.tree.make(caller, parent, name, node, perm)?;
+                // There is nothing to truncate, and the times are those of the making.
+                (made.ino, OpenFlags { truncate: false, ..flags })
+            }
         };
-        let ino = opens.map_err(|attr| {
-            state.tree.forget(attr.ino, 1);
-            ErrorKind::Exists
-        })?;
         let fh = state.tree.open(ino, flags).inspect_err(|_| state.tree.forget(ino, 1))?;
         let entry = self.entry(state.tree.attr(ino)?);
         Ok(Created { entry, opened: self.opened(state, ino, fh) })

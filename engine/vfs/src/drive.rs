@@ -1,6 +1,7 @@
 //! Running a request: inline when it can be answered at once, on the runtime when it has to wait.
 
 use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
@@ -15,15 +16,23 @@ use tokio::task::JoinHandle;
 /// The first poll runs inside the runtime's context (timers and sockets work) but outside of its scheduler, so
 /// a request that is ready costs one allocation and no task switch. A waker that is told of progress between
 /// the two polls is not needed: the runtime polls again as soon as the task is spawned.
+///
+/// A request that panics ends alone, on either thread: what it owned is dropped, so a reply that answers with
+/// an error when it is dropped does so, and the thread that serves the mount goes on.
 pub fn drive<F>(runtime: &Handle, request: F) -> Option<JoinHandle<()>>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let _inside = runtime.enter();
     let mut request = Box::pin(request);
-    match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(()) => None,
-        Poll::Pending => Some(runtime.spawn(request)),
+    let first_poll = || request.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    match panic::catch_unwind(AssertUnwindSafe(first_poll)) {
+        Ok(Poll::Ready(())) => None,
+        Ok(Poll::Pending) => Some(runtime.spawn(request)),
+        Err(_) => {
+            tracing::error!("a request panicked; it is answered with an error");
+            None
+        }
     }
 }
 
@@ -44,6 +53,18 @@ mod tests {
         });
         assert!(task.is_none());
         assert_eq!(receiver.recv().expect("sent"), thread::current().id());
+    }
+
+    #[test]
+    fn a_panic_ends_the_request_only() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (sender, receiver) = mpsc::channel::<()>();
+        let task = drive(runtime.handle(), async move {
+            let _owned = sender;
+            panic!("a bug in the filesystem");
+        });
+        assert!(task.is_none());
+        receiver.recv().expect_err("what the request owned is dropped");
     }
 
     #[test]

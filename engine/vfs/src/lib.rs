@@ -39,6 +39,8 @@
 mod drive;
 mod error;
 mod frontend;
+#[cfg(feature = "testing")]
+pub mod memfs;
 mod types;
 mod vfs;
 

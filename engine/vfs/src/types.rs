@@ -134,7 +134,7 @@ impl From<SystemTime> for Time {
             Ok(since) => Self { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() },
             Err(before) => {
                 let before = before.duration();
-                let secs = -before.as_secs().cast_signed();
+                let secs = 0_i64.wrapping_sub_unsigned(before.as_secs());
                 match before.subsec_nanos() {
                     0 => Self { secs, nanos: 0 },
                     nanos => Self { secs: secs - 1, nanos: 1_000_000_000 - nanos },
@@ -285,8 +285,6 @@ pub struct OpenFlags {
     pub read: bool,
     /// `O_WRONLY` or `O_RDWR`.
     pub write: bool,
-    /// `O_APPEND`: every write goes to the end, whatever its offset says.
-    pub append: bool,
     /// `O_TRUNC`: the file is empty before the first write.
     pub truncate: bool,
     /// `O_EXCL`, of `create` only: an existing name is an error.

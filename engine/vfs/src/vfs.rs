@@ -70,7 +70,8 @@ pub trait Vfs: Send + Sync + 'static {
 
     /// Changes attributes and returns all of them. All of `changes` happen, or none.
     ///
-    /// A change of owner or size clears set-uid and set-gid where POSIX wants it.
+    /// Changes what is asked and the ctime, nothing else: where a write, a new owner or a new size must clear
+    /// set-uid and set-gid, the kernel asks for the new `perm` as well.
     async fn setattr(&self, ino: Ino, fh: Option<Fh>, changes: SetAttr) -> Result<Entry>;
 
     /// The target of a symlink, as it was given.
@@ -124,8 +125,11 @@ pub trait Vfs: Send + Sync + 'static {
     /// Returns verified bytes or an error, nothing else.
     async fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Bytes>;
 
-    /// Writes all of `data` at `offset`, or at the end if the handle was opened to append; returns how many
-    /// bytes were written.
+    /// Writes all of `data` at `offset`; returns how many bytes were written.
+    ///
+    /// `O_APPEND` is no concern of an implementer: the kernel knows the size and sends the offset. To append on
+    /// account of the handle would be wrong, since changed pages of a shared mapping are written through
+    /// whichever handle is open.
     async fn write(&self, ino: Ino, fh: Fh, offset: u64, data: Bytes) -> Result<u32>;
 
     /// A descriptor of the handle was closed; a handle that was duplicated sees several. Errors of earlier

@@ -1,0 +1,814 @@
+//! The kernel's messages, as fuser decodes them, into calls of the contract.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use aysfs_vfs::{
+    Created, Entry, Error, Fh, FileKind, FileRange, Ino, Lookup, MountOptions, Opened, Passthrough, Result,
+    SetAttr, Vfs, drive,
+};
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::convert;
+use crate::listing::{Entries, Names, Page};
+use crate::passthrough::Backings;
+
+/// Largest write, and largest read, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
+const MAX_BACKGROUND: u16 = 64;
+/// What one `copy_file_range` is asked for at most: its answer has 32 bits, and more must come in whole pages.
+const MAX_COPY: u64 = (u32::MAX as u64) & !4095;
+const GENERATION: Generation = Generation(0);
+
+/// fuser's side of one mount.
+pub(crate) struct Adapter(Arc<Shared>);
+
+/// What every request holds on to; the mount is over when nobody does any more.
+struct Shared {
+    vfs: Arc<dyn Vfs>,
+    runtime: Handle,
+    wants_passthrough: bool,
+    agreed: OnceLock<Agreed>,
+    backings: Backings,
+    _alive: watch::Sender<()>,
+}
+
+/// What the kernel and this adapter agreed on when the mount began.
+#[derive(Clone, Copy, Default)]
+struct Agreed {
+    /// The kernel can do without open.
+    no_open: bool,
+    /// The kernel can do without opendir.
+    no_opendir: bool,
+    /// The umask is left to the filesystem.
+    umask_is_ours: bool,
+    passthrough: bool,
+}
+
+impl Adapter {
+    /// An adapter, and a receiver that sees it end.
+    pub(crate) fn new(
+        vfs: Arc<dyn Vfs>,
+        options: &MountOptions,
+        privileged: bool,
+        runtime: Handle,
+    ) -> (Self, watch::Receiver<()>) {
+        let (alive, ended) = watch::channel(());
+        let caps = vfs.caps();
+        let allowed = options.passthrough == Passthrough::Auto && privileged;
+        let shared = Shared {
+            wants_passthrough: allowed && caps.backing_files && !caps.stateless,
+            vfs,
+            runtime,
+            agreed: OnceLock::new(),
+            backings: Backings::default(),
+            _alive: alive,
+        };
+        (Self(Arc::new(shared)), ended)
+    }
+
+    fn agreed(&self) -> Agreed {
+        self.0.agreed.get().copied().unwrap_or_default()
+    }
+
+    /// The umask that is left to apply.
+    fn umask(&self, sent: u32) -> u16 {
+        if self.agreed().umask_is_ours { convert::perm(sent) & 0o777 } else { 0 }
+    }
+
+    /// Runs one call, and answers with what it returns.
+    fn serve<R, T, F>(
+        &self,
+        operation: &'static str,
+        ino: INodeNo,
+        reply: R,
+        call: impl FnOnce(Arc<dyn Vfs>) -> F,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Refuse + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.0);
+        let call = call(Arc::clone(&shared.vfs));
+        drive(&self.0.runtime, async move {
+            match call.await {
+                Ok(value) => answer(reply, value),
+                Err(error) => reply.refuse(errno(operation, ino, &error)),
+            }
+            drop(shared);
+        });
+    }
+
+    fn list(
+        &self,
+        operation: &'static str,
+        ino: INodeNo,
+        fh: FileHandle,
+        cookie: u64,
+        page: impl Page + 'static,
+    ) {
+        let shared = Arc::clone(&self.0);
+        drive(&self.0.runtime, async move {
+            let mut page = page;
+            let listed = shared.vfs.readdir(convert::ino(ino), Fh(fh.0), cookie, &mut page).await;
+            page.end(listed.map_err(|error| errno(operation, ino, &error)));
+            drop(shared);
+        });
+    }
+}
+
+/// The errno of a failed call; logs what has a story.
+fn errno(operation: &'static str, ino: INodeNo, error: &Error) -> Errno {
+    if error.cause().is_some() {
+        tracing::warn!(operation, ino = ino.0, "{error}");
+    }
+    Errno::from_i32(error.errno().raw_os_error())
+}
+
+/// A reply that can say no.
+trait Refuse {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+fn entry(reply: ReplyEntry, entry: Entry) {
+    let ttl = entry.ttl;
+    reply.entry_with_ttls(&ttl.attr, &ttl.entry, &convert::file_attr(&entry.attr), GENERATION);
+}
+
+fn attributes(reply: ReplyAttr, entry: Entry) {
+    reply.attr(&entry.ttl.attr, &convert::file_attr(&entry.attr));
+}
+
+fn done(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+fn data(reply: ReplyData, data: Bytes) {
+    reply.data(&data);
+}
+
+/// Answers with a value or its length, as the caller's buffer wants it.
+fn sized(room: u32) -> impl FnOnce(ReplyXattr, Bytes) {
+    move |reply, value| match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => reply.size(len),
+        Ok(len) if len <= room => reply.data(&value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+/// Messages that are not here are never sent with the settings of `init` (getlk, setlk, bmap, access), and
+/// fuser's answer to them (`ENOSYS`) is right: the kernel does without.
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let caps = self.0.vfs.caps();
+        // One at a time: fuser adds none of several if one is not offered.
+        let mut ask = |flag| config.add_capabilities(flag).is_ok();
+        for flag in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ] {
+            ask(flag);
+        }
+        let agreed = Agreed {
+            no_open: caps.stateless && ask(InitFlags::FUSE_NO_OPEN_SUPPORT),
+            no_opendir: caps.stateless && ask(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+            umask_is_ours: caps.posix_acl && ask(InitFlags::FUSE_POSIX_ACL) && ask(InitFlags::FUSE_DONT_MASK),
+            passthrough: self.0.wants_passthrough && ask(InitFlags::FUSE_PASSTHROUGH),
+        };
+        let limits = [
+            config.set_max_write(MAX_WRITE).err(),
+            config.set_max_background(MAX_BACKGROUND).err().map(u32::from),
+            agreed.passthrough.then(|| config.set_max_stack_depth(1).err()).flatten(),
+        ];
+        debug_assert_eq!(limits, [None; 3], "constants within fuser's limits");
+        self.0.agreed.get_or_init(|| agreed);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = convert::name(name);
+        self.serve(
+            "lookup",
+            parent,
+            reply,
+            |vfs| async move { vfs.lookup(convert::ino(parent), &name?).await },
+            |reply, found| match found {
+                Lookup::Found(found) => entry(reply, found),
+                Lookup::Absent(Duration::ZERO) => reply.error(Errno::ENOENT),
+                // An entry without an inode: the kernel remembers that there is none.
+                Lookup::Absent(ttl) => {
+                    let nothing = convert::bare_attr(Ino(0), FileKind::Regular);
+                    reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing, GENERATION);
+                }
+            },
+        );
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.0.vfs.forget(convert::ino(ino), count);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let fh = fh.map(|fh| Fh(fh.0));
+        self.serve(
+            "getattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.getattr(convert::ino(ino), fh).await },
+            attributes,
+        );
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = SetAttr {
+            perm: mode.map(convert::perm),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+            ctime: ctime.map(convert::time),
+        };
+        let fh = fh.map(|fh| Fh(fh.0));
+        self.serve(
+            "setattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.setattr(convert::ino(ino), fh, changes).await },
+            attributes,
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.serve("readlink", ino, reply, |vfs| async move { vfs.readlink(convert::ino(ino)).await }, data);
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = convert::caller(request, self.umask(umask));
+        let (name, kind) = (convert::name(name), convert::kind(mode, rdev));
+        self.serve(
+            "mknod",
+            parent,
+            reply,
+            |vfs| async move {
+                vfs.mknod(caller, convert::ino(parent), &name?, kind?, convert::perm(mode)).await
+            },
+            entry,
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = convert::caller(request, self.umask(umask));
+        let name = convert::name(name);
+        self.serve(
+            "mkdir",
+            parent,
+            reply,
+            |vfs| async move { vfs.mkdir(caller, convert::ino(parent), &name?, convert::perm(mode)).await },
+            entry,
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = convert::name(name);
+        self.serve(
+            "unlink",
+            parent,
+            reply,
+            |vfs| async move { vfs.unlink(convert::ino(parent), &name?).await },
+            done,
+        );
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = convert::name(name);
+        self.serve(
+            "rmdir",
+            parent,
+            reply,
+            |vfs| async move { vfs.rmdir(convert::ino(parent), &name?).await },
+            done,
+        );
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let caller = convert::caller(request, 0);
+        let name = convert::name(name);
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.serve(
+            "symlink",
+            parent,
+            reply,
+            |vfs| async move { vfs.symlink(caller, convert::ino(parent), &name?, &target).await },
+            entry,
+        );
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (name, new_name) = (convert::name(name), convert::name(new_name));
+        let mode = convert::rename_mode(flags);
+        self.serve(
+            "rename",
+            parent,
+            reply,
+            |vfs| async move {
+                let (from, to) = (convert::ino(parent), convert::ino(new_parent));
+                vfs.rename(from, &name?, to, &new_name?, mode?).await
+            },
+            done,
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let name = convert::name(new_name);
+        self.serve(
+            "link",
+            ino,
+            reply,
+            |vfs| async move { vfs.link(convert::ino(ino), convert::ino(new_parent), &name?).await },
+            entry,
+        );
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let agreed = self.agreed();
+        if agreed.no_open {
+            return reply.error(Errno::ENOSYS);
+        }
+        let shared = Arc::clone(&self.0);
+        self.serve(
+            "open",
+            ino,
+            reply,
+            |vfs| async move { vfs.open(convert::ino(ino), convert::open_flags(flags.0)).await },
+            move |reply, Opened { fh, cache, backing }| {
+                let fh = FileHandle(fh.0);
+                let register = |file: &_| reply.open_backing(file);
+                let backing = agreed
+                    .passthrough
+                    .then(|| shared.backings.open(convert::ino(ino), backing.as_deref(), register))
+                    .flatten();
+                match backing {
+                    // Its cache is the backing file's: FOPEN_KEEP_CACHE would be EIO.
+                    Some(backing) => reply.opened_passthrough(fh, FopenFlags::empty(), &backing),
+                    None => reply.opened(fh, convert::file_cache(cache)),
+                }
+            },
+        );
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let agreed = self.agreed();
+        let caller = convert::caller(request, self.umask(umask));
+        let name = convert::name(name);
+        let shared = Arc::clone(&self.0);
+        self.serve(
+            "create",
+            parent,
+            reply,
+            |vfs| async move {
+                let flags = convert::open_flags(flags);
+                vfs.create(caller, convert::ino(parent), &name?, convert::perm(mode), flags).await
+            },
+            move |reply, Created { entry, opened: Opened { fh, cache, backing } }| {
+                let fh = FileHandle(fh.0);
+                let attr = convert::file_attr(&entry.attr);
+                let ttl = entry.ttl.entry.min(entry.ttl.attr);
+                let register = |file: &_| reply.open_backing(file);
+                let backing = agreed
+                    .passthrough
+                    .then(|| shared.backings.open(entry.attr.ino, backing.as_deref(), register))
+                    .flatten();
+                match backing {
+                    Some(backing) => {
+                        let flags = FopenFlags::empty();
+                        reply.created_passthrough(&ttl, &attr, GENERATION, fh, flags, &backing);
+                    }
+                    None => reply.created(&ttl, &attr, GENERATION, fh, convert::file_cache(cache)),
+                }
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.serve(
+            "read",
+            ino,
+            reply,
+            |vfs| async move { vfs.read(convert::ino(ino), Fh(fh.0), offset, size).await },
+            data,
+        );
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = Bytes::copy_from_slice(data);
+        self.serve(
+            "write",
+            ino,
+            reply,
+            |vfs| async move { vfs.write(convert::ino(ino), Fh(fh.0), offset, data).await },
+            ReplyWrite::written,
+        );
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        if self.agreed().no_open {
+            return reply.error(Errno::ENOSYS);
+        }
+        self.serve(
+            "flush",
+            ino,
+            reply,
+            |vfs| async move { vfs.flush(convert::ino(ino), Fh(fh.0)).await },
+            done,
+        );
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.serve(
+            "fsync",
+            ino,
+            reply,
+            |vfs| async move { vfs.fsync(convert::ino(ino), Fh(fh.0), data_only).await },
+            done,
+        );
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if self.agreed().passthrough {
+            self.0.backings.release(convert::ino(ino));
+        }
+        self.serve(
+            "release",
+            ino,
+            reply,
+            |vfs| async move { vfs.release(convert::ino(ino), Fh(fh.0)).await },
+            done,
+        );
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.agreed().no_opendir {
+            return reply.error(Errno::ENOSYS);
+        }
+        self.serve(
+            "opendir",
+            ino,
+            reply,
+            |vfs| async move { vfs.opendir(convert::ino(ino)).await },
+            |reply, opened| reply.opened(FileHandle(opened.fh.0), convert::directory_cache(opened.cache)),
+        );
+    }
+
+    fn readdir(&self, _request: &Request, ino: INodeNo, fh: FileHandle, cookie: u64, reply: ReplyDirectory) {
+        self.list("readdir", ino, fh, cookie, Names::new(reply));
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        cookie: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.list("readdirplus", ino, fh, cookie, Entries::new(reply));
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(
+            "releasedir",
+            ino,
+            reply,
+            |vfs| async move { vfs.releasedir(convert::ino(ino), Fh(fh.0)).await },
+            done,
+        );
+    }
+
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.serve(
+            "fsyncdir",
+            ino,
+            reply,
+            |vfs| async move { vfs.fsyncdir(convert::ino(ino), Fh(fh.0), data_only).await },
+            done,
+        );
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(
+            "statfs",
+            ino,
+            reply,
+            |vfs| async move { vfs.statfs(convert::ino(ino)).await },
+            |reply, space| {
+                reply.statfs(
+                    space.blocks,
+                    space.blocks_free,
+                    space.blocks_available,
+                    space.files,
+                    space.files_free,
+                    space.block_size,
+                    space.name_max,
+                    space.block_size,
+                );
+            },
+        );
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let mode = convert::xattr_mode(flags);
+        self.serve(
+            "setxattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.setxattr(convert::ino(ino), &name, &value, mode?).await },
+            done,
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.as_bytes().to_vec();
+        self.serve(
+            "getxattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.getxattr(convert::ino(ino), &name).await },
+            sized(size),
+        );
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve(
+            "listxattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.listxattr(convert::ino(ino)).await },
+            sized(size),
+        );
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.serve(
+            "removexattr",
+            ino,
+            reply,
+            |vfs| async move { vfs.removexattr(convert::ino(ino), &name).await },
+            done,
+        );
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _room: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// Never: the kernel then takes every file as ready, as it is with local ones.
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = convert::fallocate_mode(mode);
+        self.serve(
+            "fallocate",
+            ino,
+            reply,
+            |vfs| async move { vfs.fallocate(convert::ino(ino), Fh(fh.0), offset, len, mode?).await },
+            done,
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let whence = convert::whence(whence);
+        self.serve(
+            "lseek",
+            ino,
+            reply,
+            |vfs| async move {
+                let offset = u64::try_from(offset).map_err(|_| aysfs_vfs::ErrorKind::NothingThere)?;
+                vfs.lseek(convert::ino(ino), Fh(fh.0), offset, whence?).await
+            },
+            |reply, offset| reply.offset(offset.cast_signed()),
+        );
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        from: INodeNo,
+        from_fh: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        to_fh: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let source = FileRange { ino: convert::ino(from), fh: Fh(from_fh.0), offset: from_offset };
+        let target = FileRange { ino: convert::ino(to), fh: Fh(to_fh.0), offset: to_offset };
+        self.serve(
+            "copy_file_range",
+            from,
+            reply,
+            |vfs| async move {
+                let copied = vfs.copy_file_range(source, target, len.min(MAX_COPY)).await?;
+                u32::try_from(copied).map_err(|error| Error::new(aysfs_vfs::ErrorKind::Io, error))
+            },
+            ReplyWrite::written,
+        );
+    }
+}

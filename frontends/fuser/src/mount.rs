@@ -1,0 +1,162 @@
+//! A mount point from the outside: unmounting it, and telling the kernel what to drop.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use async_trait::async_trait;
+use aysfs_vfs::{Ino, Mount, MountError, Name};
+use fuser::{INodeNo, Notifier};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// One mount of ours in the mount table, told apart from others that may come to its place.
+#[derive(Clone)]
+pub(crate) struct Mounted {
+    path: PathBuf,
+    id: u64,
+    /// Major and minor number of the filesystem's (anonymous) device.
+    device: (u32, u32),
+}
+
+/// Whether the users of a filesystem matter when it is unmounted.
+#[derive(Clone, Copy)]
+enum Unmounting {
+    IfUnused,
+    Lazily,
+}
+
+impl Mounted {
+    /// What has just been mounted on `path`.
+    pub(crate) fn find(path: PathBuf) -> io::Result<Self> {
+        let root = look_at(&path)?;
+        Ok(Self { path, id: root.stx_mnt_id, device: (root.stx_dev_major, root.stx_dev_minor) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets the kernel read further ahead than the 128 KiB which it offers at most to a FUSE filesystem.
+    pub(crate) fn raise_readahead(&self) {
+        let (major, minor) = self.device;
+        let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        if let Err(error) = fs::write(&setting, "1024") {
+            tracing::debug!(%error, "{setting} stays as it is");
+        }
+    }
+
+    pub(crate) fn unmount_lazily(&self) {
+        if let Err(error) = self.unmount(Unmounting::Lazily) {
+            tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    fn unmount(&self, how: Unmounting) -> Result<(), MountError> {
+        if !look_at(&self.path).is_ok_and(|root| root.stx_mnt_id == self.id) {
+            return Ok(());
+        }
+        let flags = match how {
+            Unmounting::IfUnused => UnmountFlags::NOFOLLOW,
+            Unmounting::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+        };
+        match rustix::mount::unmount(&self.path, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::BUSY) => Err(MountError::Busy(self.path.clone())),
+            Err(Errno::PERM) => self.unmount_by_helper(how),
+            Err(errno) => Err(self.refused(errno.into())),
+        }
+    }
+
+    /// Only root may unmount by itself.
+    fn unmount_by_helper(&self, how: Unmounting) -> Result<(), MountError> {
+        let mut helper = Command::new("fusermount3");
+        helper.arg("-u");
+        if let Unmounting::Lazily = how {
+            helper.arg("-z");
+        }
+        // Its messages are told apart, so they must not be translated.
+        helper.arg("--").arg(&self.path).env("LC_ALL", "C").stdin(Stdio::null());
+        let output = helper.output().map_err(|error| self.refused(error))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => Ok(()),
+            false if said.contains("busy") => Err(MountError::Busy(self.path.clone())),
+            false => Err(self.refused(io::Error::other(said.trim().to_owned()))),
+        }
+    }
+
+    fn refused(&self, source: io::Error) -> MountError {
+        MountError::Unmount { path: self.path.clone(), source }
+    }
+}
+
+/// Looks at the root of a mount without a message to the one who serves it: that may be ourselves.
+fn look_at(path: &Path) -> io::Result<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(CWD, path, flags, StatxFlags::MNT_ID)?)
+}
+
+fn chain(error: &MountError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A filesystem that fuser serves.
+pub(crate) struct FuserMount {
+    mounted: Mounted,
+    notifier: Notifier,
+    /// Closed when the session and the last request have ended.
+    ended: watch::Receiver<()>,
+    runtime: Handle,
+}
+
+impl FuserMount {
+    pub(crate) fn new(
+        mounted: Mounted,
+        notifier: Notifier,
+        ended: watch::Receiver<()>,
+        runtime: Handle,
+    ) -> Self {
+        Self { mounted, notifier, ended, runtime }
+    }
+}
+
+#[async_trait]
+impl Mount for FuserMount {
+    async fn unmounted(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    async fn unmount(&self, detach: bool) -> Result<(), MountError> {
+        let how = if detach { Unmounting::Lazily } else { Unmounting::IfUnused };
+        let mounted = self.mounted.clone();
+        let unmounting = self.runtime.spawn_blocking(move || mounted.unmount(how));
+        unmounting.await.map_err(|error| self.mounted.refused(error.into()))??;
+        if !detach {
+            self.unmounted().await;
+        }
+        Ok(())
+    }
+
+    fn invalidate_inode(&self, ino: Ino) -> io::Result<()> {
+        self.notifier.inval_inode(INodeNo(ino.0), 0, 0)
+    }
+
+    fn invalidate_entry(&self, parent: Ino, name: &Name) -> io::Result<()> {
+        self.notifier.inval_entry(INodeNo(parent.0), name.as_os_str())
+    }
+}
+
+impl Drop for FuserMount {
+    fn drop(&mut self) {
+        self.mounted.unmount_lazily();
+    }
+}

@@ -8,6 +8,7 @@
 //! Nothing that comes out of a stor is trusted: a [`Chunk`] reaches a reader only when its plain bytes have the
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
+pub mod codec;
 mod content;
 mod key;
 mod store;

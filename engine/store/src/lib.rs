@@ -8,11 +8,15 @@
 //! Nothing that comes out of a stor is trusted: a [`Chunk`] reaches a reader only when its plain bytes have the
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
+pub mod cache;
 pub mod codec;
 mod content;
 mod key;
+mod mirror;
 mod store;
 
+pub use cache::{Cache, CacheOptions, CachedFile, FetchError};
 pub use content::{Check, Chunk, Content, ContentId};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};
+pub use mirror::{Mirror, Outcome};
 pub use store::{Body, Fault, Listed, Named, Precondition, Store, StoreError, Stored, Upload};

@@ -54,6 +54,13 @@ pub struct Chunk {
     pub range: Option<Range<u64>>,
 }
 
+impl Chunk {
+    /// Its plain length in bytes.
+    pub fn length(&self) -> u64 {
+        self.plain.end - self.plain.start
+    }
+}
+
 /// How the stored bytes of a chunk become plain bytes, and what proves that they are the right ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {

@@ -9,6 +9,8 @@
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
 pub mod aydostor;
+pub mod cache;
+pub mod codec;
 mod content;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
@@ -25,9 +27,10 @@ mod open;
 mod store;
 
 pub use aydostor::AydoStor;
+pub use cache::{Cache, CacheOptions, CachedFile, FetchError};
 pub use content::{Check, Chunk, Content, ContentId};
 pub use dir::DirStore;
-pub use fetch::{FetchError, Fetched, fetch_url};
+pub use fetch::{Fetched, UrlError, fetch_url};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemStore;

@@ -1,0 +1,338 @@
+//! The cache: plain, verified files by content id, and the fetches that fill it.
+//!
+//! The directory holds `<2 hex>/<content id>` and `partial/`. Its invariants:
+//! - A file gets its final name complete and verified, in one step. What is fetched in pieces is a sparse file
+//!   without a name until its last chunk has arrived; chunks that are there are served meanwhile.
+//! - Nothing reaches a reader before its chunk has the digest that the flist names. A file of several chunks is
+//!   hashed as a whole before it gets its name, because other flists trust that name: one that lists wrong chunks
+//!   for an id hurts its own readers only.
+//! - The directory is not trusted either. A file is read if this user owns it, under one name, with the expected
+//!   size, and with a seal (see [`Boot`]) from this boot that fits its mtime; without one it is hashed again first.
+//! - A chunk is fetched once however many readers wait, by a task of its own: a reader that goes away disturbs
+//!   nobody. When the fetch fails, those who wait get the error, and the next read tries again.
+//! - Nothing is fsynced. A crash of the program loses nothing that was published; one of the machine may, and the
+//!   seal tells.
+//! - A directory that cannot be written costs speed, not data: chunks are then kept in memory for a while, and
+//!   fetched again after that.
+
+mod disk;
+mod error;
+mod fetch;
+mod file;
+mod input;
+mod lane;
+mod memory;
+mod partial;
+mod seal;
+mod sparse;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use lru::LruCache;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{Errno, pread};
+use rustix::process::{Resource, getrlimit};
+
+use self::disk::{Disk, Doubtful, Found, PartialFile};
+use self::error::Reason;
+use self::lane::Lanes;
+use self::memory::Memory;
+use self::partial::{Partial, Publication, Task};
+use self::stats::Counters;
+use crate::{Content, ContentId, Mirror};
+
+pub use self::disk::CacheError;
+pub use self::error::FetchError;
+pub use self::file::CachedFile;
+pub use self::seal::Boot;
+pub use self::stats::CacheStats;
+
+/// How many partials are looked at for one to give up.
+const EVICTION_SCAN: usize = 16;
+
+/// How a cache behaves.
+#[derive(Clone, Debug)]
+pub struct CacheOptions {
+    /// The longest a reader waits without a byte arriving.
+    pub deadline: Duration,
+    /// How many chunks are fetched at once from one [`Mirror`].
+    pub parallel_fetches: usize,
+    /// How many verified files are kept open; half of that many may be partials.
+    pub open_files: NonZeroUsize,
+    /// How many bytes of chunks are kept in memory while the directory cannot be written.
+    pub memory: u64,
+    /// The boot that seals are compared with.
+    pub boot: Boot,
+}
+
+impl Default for CacheOptions {
+    /// 30 seconds, 64 fetches, half of the files that this process may open, 256 MiB, this boot.
+    fn default() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let open_files = usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16);
+        Self {
+            deadline: Duration::from_secs(30),
+            parallel_fetches: 64,
+            open_files: NonZeroUsize::new(open_files).unwrap_or(NonZeroUsize::MIN),
+            memory: 256 << 20,
+            boot: Boot::current(),
+        }
+    }
+}
+
+/// Verified files by content id.
+pub struct Cache {
+    options: CacheOptions,
+    disk: Disk,
+    memory: Memory,
+    lanes: Lanes,
+    files: Mutex<Files>,
+    counters: Counters,
+    empty: Arc<File>,
+}
+
+/// What is known without looking at the directory. No id is in both tables.
+struct Files {
+    /// Verified.
+    open: LruCache<FileKey, Arc<File>>,
+    /// Everything else that is in use.
+    partials: LruCache<FileKey, Arc<Partial>>,
+}
+
+/// An id alone does not name a file: an MD5 may be that of a stored body, which two flists may read differently.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct FileKey {
+    id: ContentId,
+    size: u64,
+}
+
+/// Where a content is.
+enum Place {
+    Open(Arc<File>),
+    Partial(Arc<Partial>),
+}
+
+impl Files {
+    fn get(&mut self, key: &FileKey) -> Option<Place> {
+        if let Some(file) = self.open.get(key) {
+            return Some(Place::Open(file.clone()));
+        }
+        self.partials.get(key).cloned().map(Place::Partial)
+    }
+}
+
+impl Cache {
+    /// Opens the cache in a directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be, or if another user could change what it holds.
+    pub fn open(directory: &Path, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
+        let disk = Disk::open(directory, options.boot.clone())?;
+        let empty = memfd_create("aysfs-empty", MemfdFlags::CLOEXEC)
+            .map_err(|error| CacheError::Io { path: directory.into(), source: error.into() })?;
+        Ok(Arc::new(Self {
+            disk,
+            memory: Memory::new(options.memory),
+            lanes: Lanes::new(options.parallel_fetches),
+            files: Mutex::new(Files {
+                open: LruCache::sparse(options.open_files),
+                partials: LruCache::unbounded(),
+            }),
+            counters: Counters::default(),
+            empty: Arc::new(empty.into()),
+            options,
+        }))
+    }
+
+    /// A content, to be read from the cache and fetched from `sources` where the cache lacks it. Costs nothing.
+    pub fn file(self: &Arc<Self>, content: &Content, sources: &Arc<Mirror>) -> CachedFile {
+        CachedFile { cache: self.clone(), content: content.clone(), sources: sources.clone() }
+    }
+
+    /// Whether a content of this size is there, verified in this boot. Fetches nothing.
+    pub fn contains(&self, id: &ContentId, size: u64) -> bool {
+        lock(&self.files).open.contains(&FileKey { id: *id, size })
+            || matches!(self.disk.find(id, size), Found::Verified(_))
+    }
+
+    /// Removes a content. Whoever has it open keeps it.
+    ///
+    /// # Errors
+    /// Those of the directory; a content that is not there is none.
+    pub fn remove(&self, id: &ContentId, size: u64) -> io::Result<()> {
+        lock(&self.files).open.pop(&FileKey { id: *id, size });
+        self.disk.remove(id)
+    }
+
+    /// What it did until now.
+    pub fn stats(&self) -> CacheStats {
+        self.counters.snapshot()
+    }
+
+    /// Whether a content is verified and open.
+    fn has_open(&self, content: &Content) -> bool {
+        lock(&self.files).open.contains(&FileKey::of(content))
+    }
+
+    /// Finds a content, or makes a partial of it; costs a few system calls for a file that is not open.
+    fn locate(self: &Arc<Self>, content: &Content) -> Place {
+        let key = FileKey::of(content);
+        if let Some(place) = lock(&self.files).get(&key) {
+            return place;
+        }
+        let found = self.disk.find(&content.id, content.size);
+        let mut files = lock(&self.files);
+        if let Some(place) = files.get(&key) {
+            return place;
+        }
+        let doubt = match found {
+            Found::Verified(file) => {
+                let file = Arc::new(file);
+                files.open.put(key, file.clone());
+                return Place::Open(file);
+            }
+            Found::Doubtful(doubtful) => Some(self.verify(key, doubtful)),
+            Found::Absent => None,
+        };
+        if files.partials.len() >= self.options.open_files.get().div_ceil(2) {
+            let mut oldest = files.partials.iter().rev().take(EVICTION_SCAN);
+            if let Some(idle) = oldest.find(|(_, partial)| partial.is_idle()).map(|(key, _)| *key) {
+                files.partials.pop(&idle);
+                self.counters.evicted_partials.add(1);
+            }
+        }
+        let partial = Arc::new(Partial::new(content.clone(), doubt));
+        files.partials.put(key, partial.clone());
+        Place::Partial(partial)
+    }
+
+    /// Starts to hash a file of the directory.
+    fn verify(self: &Arc<Self>, key: FileKey, doubtful: Doubtful) -> Task<()> {
+        let cache = self.clone();
+        let verification = move || match cache.disk.verify(doubtful, &key.id) {
+            Ok(Some(file)) => {
+                cache.counters.reverified.add(1);
+                cache.admit(key, Arc::new(file));
+            }
+            Ok(None) => {
+                tracing::warn!("{} was damaged in the cache, fetching it again", key.id);
+                cache.counters.damaged_files.add(1);
+            }
+            Err(error) => {
+                tracing::warn!("{} cannot be read from the cache, fetching it again: {error}", key.id);
+                cache.counters.damaged_files.add(1);
+            }
+        };
+        tokio::task::spawn_blocking(verification).map(drop).boxed().shared()
+    }
+
+    /// The check of a partial that has all its chunks; `None` if it lacks one.
+    fn publication(self: &Arc<Self>, partial: &Arc<Partial>) -> Option<Publication> {
+        partial.publication(|file| {
+            let (cache, content) = (self.clone(), partial.content().clone());
+            let id = content.id;
+            tokio::task::spawn_blocking(move || cache.publish_whole(&content, &file))
+                .map(move |ended| ended.unwrap_or(Err(Reason::Aborted)))
+                .map(move |ended| ended.map_err(|reason| FetchError::new(id, reason)))
+                .boxed()
+                .shared()
+        })
+    }
+
+    /// Publishes a file of verified chunks if they make up what its id says.
+    fn publish_whole(&self, content: &Content, file: &PartialFile) -> Result<Arc<File>, Reason> {
+        let found = disk::digest(file.file(), &content.id).map_err(Reason::Local)?;
+        if found != content.id {
+            tracing::warn!("the chunks of {} make up {found}: the flist contradicts itself", content.id);
+            self.counters.verification_failures.add(1);
+            return Err(Reason::Flist(found));
+        }
+        self.publish(content, file, found).map_err(Reason::Local)
+    }
+
+    /// Gives a verified file its name; if the directory does not take it, it is used without one.
+    fn publish(&self, content: &Content, file: &PartialFile, plain: ContentId) -> io::Result<Arc<File>> {
+        let file = match self.disk.publish(file, &content.id, plain) {
+            Ok(file) => file,
+            Err(error) => {
+                self.disk.failed(&error);
+                file.file().try_clone()?
+            }
+        };
+        let file = Arc::new(file);
+        self.admit(FileKey::of(content), file.clone());
+        Ok(file)
+    }
+
+    /// Makes a verified file the place of its content.
+    fn admit(&self, key: FileKey, file: Arc<File>) {
+        let mut files = lock(&self.files);
+        files.partials.pop(&key);
+        files.open.put(key, file);
+    }
+
+    /// Gives up a partial whose file cannot be read.
+    fn give_up(&self, partial: &Arc<Partial>, error: &io::Error) {
+        self.disk.failed(error);
+        let key = FileKey::of(partial.content());
+        let mut files = lock(&self.files);
+        if files.partials.peek(&key).is_some_and(|known| Arc::ptr_eq(known, partial)) {
+            files.partials.pop(&key);
+        }
+    }
+
+    /// Gives up a verified file that cannot be read.
+    fn distrust(&self, content: &Content, error: &io::Error) {
+        self.counters.damaged_files.add(1);
+        self.disk.failed(error);
+        lock(&self.files).open.pop(&FileKey::of(content));
+        self.disk.shun(&content.id);
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+impl FileKey {
+    fn of(content: &Content) -> Self {
+        Self { id: content.id, size: content.size }
+    }
+}
+
+/// Appends a part of a file, all of it.
+fn append_at(file: &File, part: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let before = bytes.len();
+    let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
+    bytes.reserve(length);
+    while bytes.len() - before < length {
+        let done = (bytes.len() - before) as u64;
+        match pread(file, spare_capacity(bytes), part.start + done) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There may have been room for more than was asked for.
+    bytes.truncate(before + length);
+    Ok(())
+}
+
+/// Locks what is consistent at every point where a thread could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

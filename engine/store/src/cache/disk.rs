@@ -1,0 +1,362 @@
+//! The cache directory: what is trusted of it, and how files get into it.
+//!
+//! A file appears under its final name complete and verified, in one step: it is written without a name
+//! (`O_TMPFILE`), sealed, and linked. Where the filesystem cannot do that it is written in `partial/` under a name
+//! that begins with the id of its process, and renamed. A crash leaves nothing, or a name that the next start
+//! removes.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, fstat, ftruncate, linkat, mkdirat, openat, renameat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, getpid, test_kill_process};
+use sha2::Sha256;
+use tempfile::{SpooledTempFile, TempPath};
+use tokio::time::Instant;
+
+use super::lock;
+use super::seal::{Boot, Seal, Stamp};
+use crate::ContentId;
+
+/// Where files are that have a name but no content yet.
+const PARTIAL: &str = "partial";
+
+/// How long the directory is left alone after it could not be written.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How much of a v1 body is kept in memory while it may still be the file itself.
+const SPOOL_IN_MEMORY: usize = 1 << 20;
+
+/// Why a directory cannot be the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A symlink, or no directory.
+    #[error("{} is not a directory of its own: remove it, or choose another path for the backend", .0.display())]
+    NotADirectory(PathBuf),
+    /// Someone else could change what it holds.
+    #[error("{} belongs to user {owner}, not to the user who runs aysfs: remove it, or choose another path for the backend", .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The uid that owns it.
+        owner: u32,
+    },
+    /// It cannot be made or opened.
+    #[error("cannot use {} as the cache", .path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The cache directory.
+#[derive(Debug)]
+pub(super) struct Disk {
+    path: PathBuf,
+    root: OwnedFd,
+    boot: Boot,
+    /// Verified by this process, where the filesystem cannot keep a seal.
+    unsealed: Mutex<HashMap<ContentId, Stamp>>,
+    /// Known to be unreadable or wrong, and perhaps still there.
+    shunned: Mutex<HashSet<ContentId>>,
+    /// Until when nothing is written.
+    paused: Mutex<Option<Instant>>,
+    /// Whether the log knows that it cannot be written.
+    failing: AtomicBool,
+}
+
+/// What the directory has under an id.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing that could be the content.
+    Absent,
+    /// The content, verified since the machine started.
+    Verified(File),
+    /// A file of the right size.
+    Doubtful(Doubtful),
+}
+
+/// A file that has to be hashed before it is trusted.
+#[derive(Debug)]
+pub(super) struct Doubtful {
+    file: File,
+    /// What its seal says about its bytes.
+    sealed: Option<ContentId>,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct PartialFile {
+    file: File,
+    /// Its name, if it had to have one; removed when dropped.
+    name: Option<TempPath>,
+}
+
+impl PartialFile {
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Disk {
+    pub(super) fn open(path: &Path, boot: Boot) -> Result<Self, CacheError> {
+        // A slash at the end would make the kernel follow a symlink.
+        let path: PathBuf = path.components().collect();
+        let io = |source: io::Error| CacheError::Io { path: path.clone(), source };
+
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(io)?;
+        }
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = match openat(CWD, &path, flags, Mode::empty()) {
+            Ok(root) => root,
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(CacheError::NotADirectory(path)),
+            Err(error) => return Err(io(error.into())),
+        };
+        let stat = fstat(&root).map_err(|error| io(error.into()))?;
+        if stat.st_uid != geteuid().as_raw() {
+            return Err(CacheError::Foreign { path, owner: stat.st_uid });
+        }
+        if Mode::from_raw_mode(stat.st_mode) != Mode::RWXU {
+            fchmod(&root, Mode::RWXU).map_err(|error| io(error.into()))?;
+        }
+        // A directory that cannot be written serves what it has; what is missing is read through.
+        let _ = mkdirat(&root, PARTIAL, Mode::RWXU);
+        sweep(&path.join(PARTIAL));
+        Ok(Self {
+            path,
+            root,
+            boot,
+            unsealed: Mutex::default(),
+            shunned: Mutex::default(),
+            paused: Mutex::default(),
+            failing: AtomicBool::new(false),
+        })
+    }
+
+    /// Looks for a content. What could not be it (a symlink, another size, a second name, another owner) is as
+    /// good as absent: it is replaced when the content was fetched.
+    pub(super) fn find(&self, id: &ContentId, size: u64) -> Found {
+        if lock(&self.shunned).contains(id) {
+            return Found::Absent;
+        }
+        // A FIFO that someone put there must not block.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = openat(&self.root, name(id), flags, Mode::empty()) else {
+            return Found::Absent;
+        };
+        let file = File::from(file);
+        let stat = match fstat(&file) {
+            Ok(stat) if is_ours(&stat) && u64::try_from(stat.st_size) == Ok(size) => stat,
+            Ok(_) | Err(_) => return Found::Absent,
+        };
+        let stamp = Stamp::of(&stat);
+        let seal = Seal::read(&file).filter(|seal| seal.id == *id);
+        let sealed = seal.as_ref().is_some_and(|seal| seal.boot == self.boot && seal.stamp == stamp);
+        if sealed || lock(&self.unsealed).get(id) == Some(&stamp) {
+            Found::Verified(file)
+        } else {
+            Found::Doubtful(Doubtful { file, sealed: seal.map(|seal| seal.plain) })
+        }
+    }
+
+    /// Hashes a file, all of it: if it is the content, it is sealed again; otherwise it is shunned.
+    pub(super) fn verify(&self, doubtful: Doubtful, id: &ContentId) -> io::Result<Option<File>> {
+        let Doubtful { file, sealed } = doubtful;
+        let found = digest(&file, id).inspect_err(|_| self.shun(id))?;
+        // The MD5 in a v1 flist may be that of the stored body: then only the seal knows that of the file.
+        if found == *id || (matches!(id, ContentId::Md5(_)) && sealed == Some(found)) {
+            // Without a new seal it is hashed again by the next process: no reason not to use it.
+            if let Err(error) = self.seal(&file, id, found) {
+                tracing::debug!("{id} cannot be sealed: {error}");
+            }
+            Ok(Some(file))
+        } else {
+            self.shun(id);
+            Ok(None)
+        }
+    }
+
+    /// A new file of `size` bytes, all of them a hole.
+    pub(super) fn create(&self, size: u64) -> io::Result<PartialFile> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let partial = match openat(&self.root, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => PartialFile { file: file.into(), name: None },
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let (file, name) = tempfile::Builder::new()
+                    .prefix(&format!("{}-", getpid().as_raw_pid()))
+                    .tempfile_in(self.path.join(PARTIAL))?
+                    .into_parts();
+                PartialFile { file, name: Some(name) }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        ftruncate(&partial.file, size)?;
+        Ok(partial)
+    }
+
+    /// Gives a verified file its name, and opens it for reading only.
+    pub(super) fn publish(
+        &self,
+        partial: &PartialFile,
+        id: &ContentId,
+        plain: ContentId,
+    ) -> io::Result<File> {
+        self.seal(&partial.file, id, plain)?;
+        let name = name(id);
+        match self.place(partial, &name) {
+            Err(Errno::NOENT) => match mkdirat(&self.root, &name[..2], Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => self.place(partial, &name)?,
+                Err(error) => return Err(error.into()),
+            },
+            placed => placed?,
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.root, name, flags, Mode::empty())?;
+        lock(&self.shunned).remove(id);
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the cache in {} works again", self.path.display());
+        }
+        Ok(file.into())
+    }
+
+    /// Removes a file that is not what it should be; where that fails, it is never looked at again.
+    pub(super) fn shun(&self, id: &ContentId) {
+        if let Err(error) = self.remove(id) {
+            tracing::warn!("cannot remove {id} from the cache in {}: {error}", self.path.display());
+            lock(&self.shunned).insert(*id);
+        }
+    }
+
+    /// Removes a content; one that is not there is no error.
+    pub(super) fn remove(&self, id: &ContentId) -> io::Result<()> {
+        lock(&self.unsealed).remove(id);
+        match unlinkat(&self.root, name(id), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where a v1 body is kept while it is not known what it is.
+    pub(super) fn spool(&self) -> SpooledTempFile {
+        tempfile::spooled_tempfile_in(SPOOL_IN_MEMORY, self.path.join(PARTIAL))
+    }
+
+    /// Whether it is worth trying to write.
+    pub(super) fn is_writable(&self) -> bool {
+        lock(&self.paused).is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Notes that it could not be written, or gave wrong bytes back.
+    pub(super) fn failed(&self, error: &io::Error) {
+        *lock(&self.paused) = Some(Instant::now() + PAUSE);
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the cache in {} fails, reading through it until it works again: {error}",
+                self.path.display()
+            );
+        }
+    }
+
+    fn seal(&self, file: &File, id: &ContentId, plain: ContentId) -> io::Result<()> {
+        let stamp = Stamp::of(&fstat(file)?);
+        let seal = Seal { boot: self.boot.clone(), stamp, id: *id, plain };
+        if !seal.write(file)? {
+            lock(&self.unsealed).insert(*id, stamp);
+        }
+        Ok(())
+    }
+
+    /// Makes `name` lead to the file, whatever it led to before.
+    fn place(&self, partial: &PartialFile, name: &str) -> Result<(), Errno> {
+        if let Some(temporary) = &partial.name {
+            return renameat(CWD, &**temporary, &self.root, name);
+        }
+        let link = |name: &str| {
+            let file = format!("/proc/self/fd/{}", partial.file.as_raw_fd());
+            linkat(CWD, file, &self.root, name, AtFlags::SYMLINK_FOLLOW)
+        };
+        match link(name) {
+            Err(Errno::EXIST) => {
+                // A link replaces nothing; a rename does.
+                let temporary = format!("{PARTIAL}/{}-{:016x}", getpid().as_raw_pid(), fastrand::u64(..));
+                link(&temporary)?;
+                let renamed = renameat(&self.root, &temporary, &self.root, name);
+                // Still there if that failed, or if both names led to this file already.
+                let _ = unlinkat(&self.root, &temporary, AtFlags::empty());
+                renamed
+            }
+            linked => linked,
+        }
+    }
+}
+
+/// The digest of a whole file, of the same kind as `id`.
+pub(super) fn digest(file: &File, id: &ContentId) -> io::Result<ContentId> {
+    fn hash<D: Digest>(file: &File) -> io::Result<D> {
+        let mut hash = D::new();
+        let mut bytes = vec![0; 128 << 10];
+        let mut offset = 0;
+        loop {
+            match file.read_at(&mut bytes, offset) {
+                Ok(0) => return Ok(hash),
+                Ok(n) => {
+                    hash.update(&bytes[..n]);
+                    offset += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(match id {
+        ContentId::Md5(_) => ContentId::Md5(hash::<Md5>(file)?.finalize().into()),
+        ContentId::Sha256(_) => ContentId::Sha256(hash::<Sha256>(file)?.finalize().into()),
+    })
+}
+
+/// A content's name below the directory.
+fn name(id: &ContentId) -> String {
+    let hex = id.to_string();
+    format!("{}/{hex}", &hex[..2])
+}
+
+/// Whether nobody else can have a hand in a file.
+fn is_ours(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_uid == geteuid().as_raw() && stat.st_nlink == 1
+}
+
+/// Removes what processes that are gone have left behind.
+fn sweep(partial: &Path) {
+    let Ok(entries) = std::fs::read_dir(partial) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let owner =
+            file.to_str().and_then(|name| name.split_once('-')?.0.parse().ok()).and_then(Pid::from_raw);
+        let alive = owner.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
+        if !alive && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!("cannot remove {}, left by a crash: {error}", entry.path().display());
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The fetch of one chunk: stors in order of health, until one gives the right bytes.
+//!
+//! A fetch ends with the chunk, or when each stor has said something that waiting does not change, or when no new
+//! byte arrived for as long as the deadline. A stor has its share of the time that is left, so that one that keeps
+//! silent leaves some for the next.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use tempfile::SpooledTempFile;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Cache;
+use super::error::{FetchError, Reason, SourceError};
+use super::input::Input;
+use super::lane::Lane;
+use super::partial::{Arrived, ChunkTask, Partial, Progress};
+use super::sparse::SparseWriter;
+use crate::codec::{self, DecodeError, Decoded, Sink};
+use crate::mirror::Outcome;
+use crate::{Check, Chunk, ContentId, Fault, Mirror, Store, StoreError};
+
+/// A body up to this length is received before it is decoded; a longer one is decoded as it arrives.
+const HEAD: usize = 256 << 10;
+
+/// How many pieces of a longer body may wait for its decoder.
+const PIECES: usize = 16;
+
+/// The first pause after all stors failed; each following one is twice as long, up to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What it takes to fetch one chunk.
+pub(super) struct Fetch {
+    pub(super) cache: Arc<Cache>,
+    pub(super) partial: Arc<Partial>,
+    pub(super) index: usize,
+    pub(super) sources: Arc<Mirror>,
+}
+
+/// Where a chunk goes.
+enum Target {
+    File,
+    Memory(OwnedSemaphorePermit),
+}
+
+/// Why an attempt ended without the chunk.
+enum Miss {
+    /// The stor's fault.
+    Source(SourceError),
+    /// The cache directory's fault.
+    Local(io::Error),
+}
+
+/// How far the attempts at a chunk got.
+struct Reach {
+    /// The most bytes that an attempt received.
+    bytes: u64,
+    /// When to give up, unless an attempt receives more before.
+    give_up: Instant,
+}
+
+impl Fetch {
+    /// Starts it. It ends whether or not anyone waits.
+    pub(super) fn start(self) -> ChunkTask {
+        let id = self.partial.content().id;
+        tokio::spawn(self.run())
+            .map(move |ended| ended.unwrap_or_else(|_| Err(FetchError::new(id, Reason::Aborted))))
+            .boxed()
+            .shared()
+    }
+
+    async fn run(self) -> Result<Arrived, FetchError> {
+        let ended = self.chunk_from_any().await.map_err(|reason| self.error(reason));
+        let progress = self.partial.settle(self.index, &ended);
+        if progress == Progress::Complete && !self.cache.has_open(self.partial.content()) {
+            self.cache.publication(&self.partial);
+        }
+        ended
+    }
+
+    fn error(&self, reason: Reason) -> FetchError {
+        FetchError::new(self.partial.content().id, reason)
+    }
+
+    fn chunk(&self) -> &Chunk {
+        &self.partial.content().chunks[self.index]
+    }
+
+    async fn chunk_from_any(&self) -> Result<Arrived, Reason> {
+        let deadline = self.cache.options.deadline;
+        let lane = self.cache.lanes.of(&self.sources);
+        let mut reach: Option<Reach> = None;
+        let mut failures: Vec<(Arc<dyn Store>, SourceError)> = Vec::new();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let place = lane.enter(deadline).await.ok_or(Reason::Queue(deadline))?;
+            let reach = reach.get_or_insert_with(|| Reach { bytes: 0, give_up: Instant::now() + deadline });
+            let mut stors = self.sources.in_order();
+            stors.retain(|stor| {
+                let failure = failures.iter().find(|(failed, _)| Arc::ptr_eq(failed, stor));
+                failure.is_none_or(|(_, error)| error.is_transient())
+            });
+            let mut left = u32::try_from(stors.len()).unwrap_or(u32::MAX);
+            for stor in stors {
+                let patience = reach.give_up.saturating_duration_since(Instant::now()) / left;
+                left -= 1;
+                let error = match self.chunk_from(&stor, patience, &lane, reach).await? {
+                    Ok(arrived) => {
+                        self.sources.report(&stor, Outcome::Answered);
+                        return Ok(arrived);
+                    }
+                    Err(error) => error,
+                };
+                tracing::debug!("fetch failed: {error}");
+                self.sources.report(&stor, self.outcome(&error));
+                failures.retain(|(failed, _)| !Arc::ptr_eq(failed, &stor));
+                failures.push((stor, error));
+            }
+            drop(place);
+
+            let time_left = reach.give_up.saturating_duration_since(Instant::now());
+            if time_left.is_zero() || !failures.iter().any(|(_, error)| error.is_transient()) {
+                return Err(Reason::Stors(failures.into_iter().map(|(_, error)| error).collect()));
+            }
+            // Readers of many files must not come back all at once.
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(time_left)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            self.cache.counters.retries.add(1);
+        }
+    }
+
+    fn outcome(&self, error: &SourceError) -> Outcome {
+        match error {
+            SourceError::Store(error) => Outcome::from(&error.fault),
+            SourceError::Body { .. } => {
+                self.cache.counters.verification_failures.add(1);
+                Outcome::Corrupt
+            }
+        }
+    }
+
+    /// Fetches from one stor, into the file; if that cannot be written, into memory.
+    async fn chunk_from(
+        &self,
+        stor: &Arc<dyn Store>,
+        patience: Duration,
+        lane: &Lane,
+        reach: &mut Reach,
+    ) -> Result<Result<Arrived, SourceError>, Reason> {
+        if self.cache.disk.is_writable() {
+            match self.attempt(stor, patience, lane, reach, Target::File).await {
+                Ok(arrived) => return Ok(Ok(arrived)),
+                Err(Miss::Source(error)) => return Ok(Err(error)),
+                Err(Miss::Local(error)) => self.cache.disk.failed(&error),
+            }
+        }
+        let room = self.cache.memory.reserve(self.chunk().length());
+        let room = timeout(self.cache.options.deadline, room).await.ok().flatten().ok_or(Reason::NoRoom)?;
+        match self.attempt(stor, patience, lane, reach, Target::Memory(room)).await {
+            Ok(arrived) => {
+                self.cache.counters.read_through.add(1);
+                Ok(Ok(arrived))
+            }
+            Err(Miss::Source(error)) => Ok(Err(error)),
+            Err(Miss::Local(error)) => Err(Reason::Local(error)),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        stor: &Arc<dyn Store>,
+        patience: Duration,
+        lane: &Lane,
+        reach: &mut Reach,
+        target: Target,
+    ) -> Result<Arrived, Miss> {
+        let chunk = self.chunk();
+        let flaw = |source| SourceError::Body { stor: stor.name().into(), key: chunk.key.clone(), source };
+        self.cache.counters.fetches.add(1);
+
+        let silent = || StoreError {
+            stor: stor.name().into(),
+            subject: chunk.key.to_string(),
+            fault: Fault::Silent(patience),
+        };
+        let body = match timeout(patience, stor.get(&chunk.key, chunk.range.clone())).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(silent().into()),
+        };
+        let (size, limit) = (chunk.length(), codec::stored_limit(chunk.length()));
+        if body.length.is_some_and(|length| length > limit) {
+            return Err(flaw(DecodeError::Oversized { size, limit }).into());
+        }
+
+        let length = body.length;
+        let mut arriving =
+            Arriving { fetch: self, stor, patience, lane, reach, stream: body.stream, length, received: 0 };
+        let mut head = Vec::new();
+        let mut rest = true;
+        while rest && arriving.received < HEAD as u64 {
+            match arriving.next().await? {
+                Some(piece) => head.push(piece),
+                None => rest = false,
+            }
+        }
+        let (sender, tail) = match rest {
+            true => Some(mpsc::channel(PIECES)).unzip(),
+            false => (None, None),
+        };
+        let decoding = {
+            let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
+            let input = Input::new(head, tail);
+            tokio::task::spawn_blocking(move || keep(&cache, &partial, index, input, length, target))
+        };
+        let arrived = match sender {
+            Some(sender) => arriving.pass_on(sender).await,
+            None => Ok(()),
+        };
+        let kept = decoding.await.unwrap_or_else(|panic| {
+            Err(DecodeError::Damaged { codec: "chunk", source: io::Error::other(panic) })
+        });
+        // If the body did not arrive, what the decoder made of its beginning is not the point.
+        arrived?;
+        kept.map_err(|error| match error {
+            DecodeError::Write(error) => Miss::Local(error),
+            error => flaw(error).into(),
+        })
+    }
+}
+
+impl<E: Into<SourceError>> From<E> for Miss {
+    fn from(error: E) -> Self {
+        Self::Source(error.into())
+    }
+}
+
+/// A body on its way.
+struct Arriving<'a> {
+    fetch: &'a Fetch,
+    stor: &'a Arc<dyn Store>,
+    patience: Duration,
+    lane: &'a Lane,
+    reach: &'a mut Reach,
+    stream: BoxStream<'static, Result<Bytes, StoreError>>,
+    length: Option<u64>,
+    received: u64,
+}
+
+impl Arriving<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let piece = match timeout(self.patience, self.stream.next()).await {
+            Ok(piece) => piece.transpose()?,
+            Err(_) => return Err(self.error(Fault::Silent(self.patience))),
+        };
+        if let Some(piece) = &piece {
+            self.received += piece.len() as u64;
+            self.fetch.cache.counters.stored_bytes.add(piece.len() as u64);
+            self.lane.moves();
+            if self.received > self.reach.bytes {
+                self.reach.bytes = self.received;
+                self.reach.give_up = Instant::now() + self.fetch.cache.options.deadline;
+            }
+        } else if let Some(expected) = self.length.filter(|length| self.received < *length) {
+            return Err(self.error(Fault::Short { received: self.received, expected }));
+        }
+        Ok(piece)
+    }
+
+    /// Gives what arrives to the decoder, for as long as that wants more.
+    async fn pass_on(&mut self, decoder: Sender<io::Result<Bytes>>) -> Result<(), StoreError> {
+        loop {
+            match self.next().await {
+                Ok(Some(piece)) => {
+                    if decoder.send(Ok(piece)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // A closed channel would look like the end of the body.
+                    let _ = decoder.send(Err(io::Error::other("the body ended early"))).await;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        let key = &self.fetch.chunk().key;
+        StoreError { stor: self.stor.name().into(), subject: key.to_string(), fault }
+    }
+}
+
+/// Decodes a body, verifies it, and keeps the chunk; blocks. A file that is this one chunk is published.
+fn keep(
+    cache: &Cache,
+    partial: &Partial,
+    index: usize,
+    input: Input,
+    length: Option<u64>,
+    target: Target,
+) -> Result<Arrived, DecodeError> {
+    let content = partial.content();
+    let chunk = &content.chunks[index];
+    let arrived = match target {
+        Target::File => {
+            let (file, region) = partial.file(&cache.disk).map_err(DecodeError::Write)?;
+            let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
+            let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)
+                .inspect_err(|_| partial.soil())?;
+            if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
+                // Without a name it still is the verified content: the chunk has arrived in any case.
+                let _ = cache.publish(content, &file, decoded.plain);
+            }
+            Arrived::InFile
+        }
+        Target::Memory(room) => {
+            let mut bytes = Vec::with_capacity(usize::try_from(chunk.length()).unwrap_or(0));
+            decode(chunk, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
+            Arrived::InMemory(cache.memory.keep(bytes, room))
+        }
+    };
+    cache.counters.plain_bytes.add(chunk.length());
+    Ok(arrived)
+}
+
+fn decode(
+    chunk: &Chunk,
+    input: Input,
+    length: Option<u64>,
+    spool: SpooledTempFile,
+    sink: &mut impl Sink,
+) -> Result<Decoded, DecodeError> {
+    match chunk.check {
+        Check::V1(hash) => codec::decode_v1(hash, chunk.length(), input, length, spool, sink),
+        Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), input, sink),
+    }
+}
+
+/// Whether a chunk that passed its check is what `id` names, if it is all of it.
+fn proves(chunk: &Chunk, id: &ContentId) -> bool {
+    match (&chunk.check, id) {
+        (Check::V1(hash), ContentId::Md5(id)) => hash == id,
+        (Check::Sha256(digest), ContentId::Sha256(id)) => digest == id,
+        (Check::V1(_), ContentId::Sha256(_)) | (Check::Sha256(_), ContentId::Md5(_)) => false,
+    }
+}

@@ -1,0 +1,183 @@
+//! Reading one content.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::disk::Found;
+use super::error::{FetchError, Reason};
+use super::fetch::Fetch;
+use super::partial::{Arrived, Partial, Want};
+use super::{Cache, FileKey, Place, append_at, lock};
+use crate::{Content, Mirror};
+
+/// A content of a [`Cache`], wherever its bytes are now. Cheap to clone; keeps nothing open.
+///
+/// Its calls are made within a tokio runtime. Dropping one that waits is harmless: the fetch goes on.
+#[derive(Clone)]
+pub struct CachedFile {
+    pub(super) cache: Arc<Cache>,
+    pub(super) content: Content,
+    pub(super) sources: Arc<Mirror>,
+}
+
+impl CachedFile {
+    /// Reads up to `length` bytes, fewer only at the end of the file. Waits only for the chunks that it needs, and
+    /// is ready at its first poll, without leaving the thread, if they are there.
+    ///
+    /// # Errors
+    /// If no stor gives them.
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, FetchError> {
+        let part = offset..offset.saturating_add(length as u64).min(self.content.size);
+        if part.is_empty() {
+            return Ok(Bytes::new());
+        }
+        loop {
+            match self.cache.locate(&self.content) {
+                Place::Open(file) => {
+                    let mut bytes = buffer(&part);
+                    match append_at(&file, part.clone(), &mut bytes) {
+                        Ok(()) => {
+                            self.cache.counters.hits.add(1);
+                            return Ok(bytes.into());
+                        }
+                        Err(error) => self.cache.distrust(&self.content, &error),
+                    }
+                }
+                Place::Partial(partial) => {
+                    if let Some(doubt) = partial.doubt() {
+                        doubt.await;
+                    } else if let Some(bytes) = self.read_partial(&partial, &part).await? {
+                        return Ok(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The verified file, if it is there: for a reader that can do without this cache's help. Never waits for a
+    /// fetch or a verification.
+    pub fn complete(&self) -> Option<Arc<File>> {
+        if self.content.size == 0 {
+            return Some(self.cache.empty.clone());
+        }
+        let key = FileKey::of(&self.content);
+        match lock(&self.cache.files).get(&key) {
+            Some(Place::Open(file)) => return Some(file),
+            Some(Place::Partial(_)) => return None,
+            None => {}
+        }
+        let Found::Verified(file) = self.cache.disk.find(&key.id, key.size) else {
+            return None;
+        };
+        let file = Arc::new(file);
+        self.cache.admit(key, file.clone());
+        Some(file)
+    }
+
+    /// Fetches what is missing, and waits for the verified file.
+    ///
+    /// # Errors
+    /// If no stor gives a chunk, and if the cache directory cannot hold the file: reading it may still work.
+    pub async fn fetch_all(&self) -> Result<Arc<File>, FetchError> {
+        loop {
+            if let Some(file) = self.complete() {
+                return Ok(file);
+            }
+            let Place::Partial(partial) = self.cache.locate(&self.content) else {
+                continue;
+            };
+            if let Some(doubt) = partial.doubt() {
+                doubt.await;
+                continue;
+            }
+            let everything = 0..self.content.size;
+            let (chunks, _) = self.want(&partial, &everything);
+            for chunk in chunks {
+                if let Arrived::InMemory(_) = chunk.arrived().await? {
+                    return Err(FetchError::new(self.content.id, Reason::NoRoom));
+                }
+            }
+            // A file of one chunk was published with it.
+            if let Some(file) = self.complete() {
+                return Ok(file);
+            }
+            let publication = self.cache.publication(&partial);
+            return publication.ok_or_else(|| FetchError::new(self.content.id, Reason::Gap))?.await;
+        }
+    }
+
+    async fn read_partial(
+        &self,
+        partial: &Arc<Partial>,
+        part: &Range<u64>,
+    ) -> Result<Option<Bytes>, FetchError> {
+        let (wanted, first) = self.want(partial, part);
+        let ready = wanted.iter().all(|want| matches!(want, Want::Ready(_)));
+        let counters = &self.cache.counters;
+        if ready {
+            counters.hits.add(1)
+        } else {
+            counters.misses.add(1)
+        }
+
+        let mut bytes = buffer(part);
+        for (index, want) in (first..).zip(wanted) {
+            let chunk = &self.content.chunks[index].plain;
+            let piece = part.start.max(chunk.start)..part.end.min(chunk.end);
+            match want.arrived().await? {
+                Arrived::InFile => {
+                    if let Err(error) = partial.read(piece, &mut bytes) {
+                        self.cache.give_up(partial, &error);
+                        return Ok(None);
+                    }
+                }
+                Arrived::InMemory(memory) => {
+                    let index = |offset| usize::try_from(offset - chunk.start).unwrap_or(usize::MAX);
+                    bytes.extend_from_slice(&memory.bytes()[index(piece.start)..index(piece.end)]);
+                }
+            }
+        }
+        if bytes.len() as u64 == part.end - part.start {
+            Ok(Some(bytes.into()))
+        } else {
+            Err(FetchError::new(self.content.id, Reason::Gap))
+        }
+    }
+
+    /// Asks for the chunks of a part, all before the first is waited for; returns the index of the first, too.
+    fn want(&self, partial: &Arc<Partial>, part: &Range<u64>) -> (Vec<Want>, usize) {
+        let chunks = partial.chunks(part);
+        let fetch = |index| Fetch {
+            cache: self.cache.clone(),
+            partial: partial.clone(),
+            index,
+            sources: self.sources.clone(),
+        };
+        let wanted = chunks.clone().map(|index| partial.want(index, || fetch(index).start())).collect();
+        (wanted, chunks.start)
+    }
+}
+
+impl fmt::Debug for CachedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedFile").field("content", &self.content).finish_non_exhaustive()
+    }
+}
+
+impl Want {
+    async fn arrived(self) -> Result<Arrived, FetchError> {
+        match self {
+            Self::Ready(arrived) => Ok(arrived),
+            Self::Pending(task) => task.await,
+        }
+    }
+}
+
+/// An empty buffer with room for a part of a file.
+fn buffer(part: &Range<u64>) -> Vec<u8> {
+    Vec::with_capacity(usize::try_from(part.end - part.start).unwrap_or(0))
+}

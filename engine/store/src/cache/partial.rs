@@ -1,0 +1,176 @@
+//! A content that is not, or not yet, a verified file: which of its chunks are there, and which are on their way.
+//!
+//! Lock order: the cache's table of files, then a partial's state. Nothing waits while it holds either.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+use futures::future::{BoxFuture, Shared};
+
+use super::disk::{Disk, PartialFile};
+use super::error::FetchError;
+use super::memory::MemoryChunk;
+use super::sparse::Region;
+use super::{append_at, lock};
+use crate::Content;
+
+/// Something under way that any number of readers may wait for, and that ends whether or not one does.
+pub(super) type Task<T> = Shared<BoxFuture<'static, T>>;
+
+/// The fetch of one chunk.
+pub(super) type ChunkTask = Task<Result<Arrived, FetchError>>;
+
+/// The check of a whole file, which ends with its name.
+pub(super) type Publication = Task<Result<Arc<File>, FetchError>>;
+
+/// Where a verified chunk is.
+#[derive(Clone, Debug)]
+pub(super) enum Arrived {
+    /// In the partial's file.
+    InFile,
+    /// Here.
+    InMemory(Arc<MemoryChunk>),
+}
+
+/// The answer to the wish for a chunk.
+pub(super) enum Want {
+    /// It is there.
+    Ready(Arrived),
+    /// It is on its way.
+    Pending(ChunkTask),
+}
+
+/// Whether anything is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Chunks are missing in the file.
+    Incomplete,
+    /// This was the last one.
+    Complete,
+}
+
+pub(super) struct Partial {
+    content: Content,
+    /// The check of a file that the cache directory had, to wait for before anything is fetched.
+    doubt: Option<Task<()>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: Option<Arc<PartialFile>>,
+    region: Region,
+    slots: Box<[Slot]>,
+    /// How many slots are not [`Slot::InFile`].
+    absent: usize,
+    publication: Option<Publication>,
+}
+
+#[derive(Clone)]
+enum Slot {
+    Missing,
+    Fetching(ChunkTask),
+    InFile,
+    InMemory(Weak<MemoryChunk>),
+}
+
+impl Partial {
+    pub(super) fn new(content: Content, doubt: Option<Task<()>>) -> Self {
+        let absent = content.chunks.len();
+        let state = State {
+            file: None,
+            region: Region::Fresh,
+            slots: vec![Slot::Missing; absent].into(),
+            absent,
+            publication: None,
+        };
+        Self { content, doubt, state: Mutex::new(state) }
+    }
+
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The check to wait for, unless it has ended: then this file has failed it.
+    pub(super) fn doubt(&self) -> Option<Task<()>> {
+        self.doubt.as_ref().filter(|doubt| doubt.peek().is_none()).cloned()
+    }
+
+    /// The chunks that overlap with a part of the file.
+    pub(super) fn chunks(&self, part: &Range<u64>) -> Range<usize> {
+        let chunks = &self.content.chunks;
+        chunks.partition_point(|chunk| chunk.plain.end <= part.start)
+            ..chunks.partition_point(|chunk| chunk.plain.start < part.end)
+    }
+
+    /// Asks for a chunk; `start` begins its fetch if nobody did.
+    pub(super) fn want(&self, index: usize, start: impl FnOnce() -> ChunkTask) -> Want {
+        let slot = &mut lock(&self.state).slots[index];
+        match slot {
+            Slot::InFile => return Want::Ready(Arrived::InFile),
+            Slot::InMemory(chunk) => {
+                if let Some(chunk) = chunk.upgrade() {
+                    return Want::Ready(Arrived::InMemory(chunk));
+                }
+            }
+            // One that was given up half-way (a panic) has not settled its slot.
+            Slot::Fetching(task) if !matches!(task.peek(), Some(Err(_))) => {
+                return Want::Pending(task.clone());
+            }
+            Slot::Missing | Slot::Fetching(_) => {}
+        }
+        let task = start();
+        *slot = Slot::Fetching(task.clone());
+        Want::Pending(task)
+    }
+
+    /// Notes how the fetch of a chunk ended.
+    pub(super) fn settle(&self, index: usize, ended: &Result<Arrived, FetchError>) -> Progress {
+        let mut state = lock(&self.state);
+        state.slots[index] = match ended {
+            Ok(Arrived::InFile) => Slot::InFile,
+            Ok(Arrived::InMemory(chunk)) => Slot::InMemory(Arc::downgrade(chunk)),
+            Err(_) => Slot::Missing,
+        };
+        state.absent -= usize::from(matches!(ended, Ok(Arrived::InFile)));
+        if state.absent == 0 { Progress::Complete } else { Progress::Incomplete }
+    }
+
+    /// The file to write to, made when it is first needed, and what a missing chunk's part of it holds.
+    pub(super) fn file(&self, disk: &Disk) -> io::Result<(Arc<PartialFile>, Region)> {
+        let mut state = lock(&self.state);
+        let file = match &state.file {
+            Some(file) => file.clone(),
+            None => state.file.insert(Arc::new(disk.create(self.content.size)?)).clone(),
+        };
+        Ok((file, state.region))
+    }
+
+    /// Notes that unverified bytes were left in the file.
+    pub(super) fn soil(&self) {
+        lock(&self.state).region = Region::Soiled;
+    }
+
+    /// Appends a part of the file whose chunks are there.
+    pub(super) fn read(&self, part: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let file = lock(&self.state).file.clone().ok_or(io::ErrorKind::NotFound)?;
+        append_at(file.file(), part, bytes)
+    }
+
+    /// The check of the whole file, if all its chunks are there; `start` begins it if nobody did.
+    pub(super) fn publication(
+        &self,
+        start: impl FnOnce(Arc<PartialFile>) -> Publication,
+    ) -> Option<Publication> {
+        let mut state = lock(&self.state);
+        let file = state.file.clone().filter(|_| state.absent == 0)?;
+        Some(state.publication.get_or_insert_with(|| start(file)).clone())
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.doubt().is_none()
+            && !lock(&self.state).slots.iter().any(|slot| matches!(slot, Slot::Fetching(_)))
+    }
+}

@@ -1,0 +1,116 @@
+//! The cache against stors that behave, and stors that do not.
+
+mod directory;
+mod faults;
+mod reading;
+mod speed;
+mod stor;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use sha2::Sha256;
+use tempfile::TempDir;
+
+use self::stor::{Answer, TestStor};
+use super::{Boot, Cache, CacheOptions, CachedFile};
+use crate::codec::{self, Compression};
+use crate::{Chunk, Content, ContentId, Key, Mirror, Store};
+
+/// A cache in a directory of its own, and stors to fetch from.
+struct Bench {
+    directory: TempDir,
+    cache: Arc<Cache>,
+    stors: Vec<Arc<TestStor>>,
+    sources: Arc<Mirror>,
+}
+
+impl Bench {
+    fn new(stors: usize) -> Self {
+        Self::with(stors, options())
+    }
+
+    fn with(stors: usize, options: CacheOptions) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::open(&directory.path().join("cache"), options).expect("a cache");
+        let stors: Vec<_> = (0..stors).map(|n| Arc::new(TestStor::new(&format!("stor{n}")))).collect();
+        let mut members = stors.iter().map(|stor| stor.clone() as Arc<dyn Store>);
+        let sources = Arc::new(Mirror::new(members.next().expect("a stor"), members));
+        Self { directory, cache, stors, sources }
+    }
+
+    fn stor(&self) -> &TestStor {
+        &self.stors[0]
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn file(&self, content: &Content) -> CachedFile {
+        self.cache.file(content, &self.sources)
+    }
+
+    /// Opens the directory again, as a process that starts anew does.
+    fn restart(&mut self, options: CacheOptions) {
+        self.cache = Cache::open(&self.path().join("cache"), options).expect("a cache");
+    }
+
+    /// Where a content is in the directory.
+    fn published(&self, content: &Content) -> std::path::PathBuf {
+        let name = content.id.to_string();
+        self.path().join("cache").join(&name[..2]).join(name)
+    }
+
+    /// The names of all files in the directory.
+    fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for folder in std::fs::read_dir(self.path().join("cache")).expect("the cache") {
+            for file in std::fs::read_dir(folder.expect("an entry").path()).expect("a directory") {
+                names.push(file.expect("an entry").file_name().into_string().expect("ASCII"));
+            }
+        }
+        names
+    }
+}
+
+fn options() -> CacheOptions {
+    CacheOptions { boot: Boot::with_id("first"), ..CacheOptions::default() }
+}
+
+fn after_reboot() -> CacheOptions {
+    CacheOptions { boot: Boot::with_id("second"), ..CacheOptions::default() }
+}
+
+fn sha256(plain: &[u8]) -> [u8; 32] {
+    Sha256::digest(plain).into()
+}
+
+fn md5(plain: &[u8]) -> [u8; 16] {
+    Md5::digest(plain).into()
+}
+
+/// A file that is one object, and its stored form.
+fn object(plain: &[u8]) -> (Content, Vec<u8>) {
+    let stored = codec::encode(plain, Compression::default());
+    let content = Content::object(sha256(plain), plain.len() as u64, Key::sha256(sha256(&stored)));
+    (content, stored)
+}
+
+/// A file of several chunks, each an object of its own, and their stored forms.
+fn chunked(parts: &[&[u8]]) -> (Content, Vec<Vec<u8>>) {
+    let mut start = 0;
+    let mut chunks = Vec::new();
+    let mut bodies = Vec::new();
+    for part in parts {
+        let (piece, stored) = object(part);
+        let plain = start..start + part.len() as u64;
+        start = plain.end;
+        chunks.push(Chunk { plain, ..piece.chunks[0].clone() });
+        bodies.push(stored);
+    }
+    let id = ContentId::Sha256(sha256(&parts.concat()));
+    (Content { id, size: start, chunks: chunks.into() }, bodies)
+}

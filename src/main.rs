@@ -1,1 +1,54 @@
-fn main() {}
+//! The `aysfs` command: the only code that knows every crate.
+
+mod access;
+mod cli;
+mod commands;
+mod frontends;
+mod log;
+mod mounts;
+mod progress;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ConfigCommand, FlistCommand};
+
+/// What was asked for cannot be meant: the command line, the config or a flist is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(cli::modern(std::env::args_os()));
+    log::start(cli.log);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aysfs: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match (cli.command, cli.config) {
+            (Some(Command::Mount(args)), _) => commands::mount::run(args).await,
+            (Some(Command::Umount(args)), _) => commands::umount::run(&args),
+            (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
+            (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
+            (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
+            (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
+            (Some(Command::Stor(args)), _) => commands::stor::run(args).await,
+            (Some(Command::Config(ConfigCommand::Check { file })), _) => commands::config::check(&file),
+            (None, Some(file)) => commands::serve::run(&file).await,
+            (None, None) => unreachable!("clap asks for one of them"),
+        }
+    });
+    // Fetches that nobody waits for any more must not hold up the end.
+    runtime.shutdown_background();
+    result
+}

@@ -1,1 +1,19 @@
-//! The engine: base, view, inodes and handles behind the Vfs contract.
+//! The engine: a flist and a cache, shown as a filesystem.
+//!
+//! - [`Base`] is a compiled flist with the owners of this machine: immutable, swapped whole on reload.
+//! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache).
+//! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
+//!   flist with its objects.
+//!
+//! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
+//! kernel asks (a frontend).
+
+mod base;
+mod fs;
+pub mod load;
+mod opens;
+pub mod pack;
+pub mod unpack;
+
+pub use base::{Base, BaseError};
+pub use fs::AysFs;

@@ -29,6 +29,7 @@ use self::shelf::Shelf;
 pub use self::walk::Entries;
 use crate::entry::{Content, Dialect, Header, Kind, ObjectKey, Owner, Place, TimeOrder, Timestamp};
 use crate::error::FlistError;
+use crate::limits::MAX_DEPTH;
 use crate::parse::ParseOptions;
 use crate::source::Source;
 
@@ -207,6 +208,49 @@ impl Index {
         self.children(dir)?.nth(k).transpose()
     }
 
+    /// Where an inode is, without a leading `/`: the first of its names. Meant for messages: it searches the
+    /// directories on the way.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub fn path(&self, node: Node) -> Result<Vec<u8>, Corrupt> {
+        let (mut node, mut names) = (node, Vec::new());
+        while node != Node::ROOT {
+            let parent = self.node(node)?.parent();
+            let mut children = self.children(parent)?;
+            let name = loop {
+                match children.next().transpose()? {
+                    Some((name, child)) if child == node => break name,
+                    Some(_) => {}
+                    None => return Err(self.corrupt("an inode without a name")),
+                }
+            };
+            names.push(name);
+            if names.len() > MAX_DEPTH {
+                return Err(self.corrupt("a directory inside itself"));
+            }
+            node = parent;
+        }
+        names.reverse();
+        Ok(names.join(&b'/'))
+    }
+
+    /// Whether anything has a POSIX ACL.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub fn has_acls(&self) -> Result<bool, Corrupt> {
+        // Equal sets of attributes are kept once, so these are far fewer than there are inodes.
+        for row in self.rows::<XattrRow>(Section::Xattrs) {
+            let name =
+                self.blob(row.name).ok_or_else(|| self.corrupt("an extended attribute without its name"))?;
+            if name.starts_with(b"system.posix_acl_") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The whole tree as entries, parents first, names in order. The first name of a file describes it, the
     /// others are links to it.
     pub fn entries(&self) -> Entries<'_> {
@@ -311,9 +355,10 @@ impl<'a> NodeRef<'a> {
         self.record.nlink.get()
     }
 
-    /// The parent of a directory; the root's is the root. `None` for anything else.
-    pub fn parent(&self) -> Option<Node> {
-        (self.kind == Kind::Directory).then(|| Node(self.record.c.get()))
+    /// The directory that holds it: of a file with several names, the directory of the first. The root's is the
+    /// root.
+    pub fn parent(&self) -> Node {
+        Node(self.record.c.get())
     }
 
     /// Where the content of a regular file is; `None` for an empty file, and for anything else.

@@ -52,7 +52,8 @@ pub use entry::{
 pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
+pub use minisign_verify::PublicKey;
 pub use parse::{Flist, ParseOptions, Times};
-pub use signature::{PublicKey, SignatureError, verify};
+pub use signature::{SignatureError, verify};
 pub use source::Source;
 pub use write::{WriteError, Writer};

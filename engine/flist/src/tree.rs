@@ -245,9 +245,9 @@ impl Tree {
 
     fn new_node(&mut self, parent: u32, entry: &Entry) -> Result<u32, Reason> {
         let mut record = self.record(entry)?;
+        record.c = U32::new(parent);
         if entry.kind == Kind::Directory {
             record.nlink = U32::new(2);
-            record.c = U32::new(parent);
         }
         let node = row_number(self.nodes.len())?;
         self.nodes.push(record);

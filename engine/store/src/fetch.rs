@@ -29,9 +29,16 @@ pub enum Fetched {
     },
 }
 
+impl UrlError {
+    /// Whether it may be different a little later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(error) if error.fault.is_transient())
+    }
+}
+
 /// Why a URL could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub enum UrlError {
     /// Not a URL that can be fetched.
     #[error("{0}: only http:// and https:// URLs can be fetched")]
     Scheme(Url),
@@ -45,21 +52,22 @@ pub enum FetchError {
 
 /// Fetches `url` unless it still is the version `known`. More than `limit` bytes are an error.
 ///
-/// The credentials, the CA and `require_tls` of `stor` hold if `url` is under its address: same scheme, host and
-/// port, and below its path by whole components. They are never used for any other URL, redirects included.
+/// The credentials, the CA and `require_tls` of the first of `stors` hold that has `url` under its address: same
+/// scheme, host and port, and below its path by whole components. They are never used for any other URL, redirects
+/// included.
 /// Credentials in the URL itself go to that URL's origin only.
 pub async fn fetch_url(
     url: &Url,
-    stor: Option<&StorOptions>,
+    stors: &[StorOptions],
     known: Option<&ETag>,
     limit: u64,
     deadline: Duration,
-) -> Result<Fetched, FetchError> {
+) -> Result<Fetched, UrlError> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(FetchError::Scheme(without_credentials(url)));
+        return Err(UrlError::Scheme(without_credentials(url)));
     }
     let shown = without_credentials(url).to_string();
-    let transport = transport(url, stor, deadline)?;
+    let transport = transport(url, stors, deadline)?;
     let error = move |fault| StoreError { stor: shown.clone(), subject: "GET".into(), fault };
     let open = async {
         let mut patience = Patience::new(deadline, REPEATS);
@@ -100,8 +108,8 @@ pub async fn fetch_url(
 }
 
 /// The client for one URL, with the credentials that may go there.
-fn transport(url: &Url, stor: Option<&StorOptions>, deadline: Duration) -> Result<Transport, FetchError> {
-    let made = match stor.filter(|stor| is_under(url, &stor.url)) {
+fn transport(url: &Url, stors: &[StorOptions], deadline: Duration) -> Result<Transport, UrlError> {
+    let made = match stors.iter().find(|stor| is_under(url, &stor.url)) {
         Some(stor) => {
             stor.check_privacy()?;
             let address = stor.address();

@@ -222,11 +222,11 @@ impl<'a> Body<'a> {
         self.begin(Section::Nodes, order.nodes.len())?;
         for node in &order.nodes {
             let mut record = tree.nodes[*node as usize];
+            record.c = order.numbers[record.c.get() as usize].into();
             if record.kind == Kind::Directory.code() {
                 let (first, count) = order.children[*node as usize];
                 record.a = first.into();
                 record.b = count.into();
-                record.c = order.numbers[record.c.get() as usize].into();
             }
             if times == TimeOrder::Swapped {
                 let Record { mtime, mtime_nanos, ctime, ctime_nanos, .. } = record;

@@ -97,7 +97,7 @@ rows! {
         /// Directory: how many names. Regular: 1 + row of [`Section::SegmentRuns`], or 0. Symlink: length of the
         /// target. Device: minor.
         b: U32,
-        /// Directory: the parent.
+        /// The directory that holds its first name; the root itself for the root.
         c: U32,
         /// 1 + row of [`Section::XattrRuns`], or 0.
         xattrs: U32,

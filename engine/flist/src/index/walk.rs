@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Children, Corrupt, Index, Node, NodeRef};
-use crate::entry::Entry;
+use crate::entry::{Entry, Kind};
 
 /// The entries of an [`Index`]: see [`Index::entries`].
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl<'a> Entries<'a> {
     fn visit(&mut self, number: Node) -> Result<Entry, Corrupt> {
         let node = self.index.node(number)?;
         let mut entry = entry(&node, self.path.clone())?;
-        if node.parent().is_some() {
+        if node.kind() == Kind::Directory {
             self.ahead.push((self.path.len(), self.index.children(number)?));
         } else if node.nlink() > 1 {
             match self.linked.get(&number) {

@@ -1,0 +1,191 @@
+//! A compiled flist, with the owners of this machine.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use aysfs_flist::{
+    Content as Listed, Corrupt, Entry as ListEntry, Index, Kind, Node, NodeRef, ObjectKey, Owner, Timestamp,
+};
+use aysfs_store::{Content, Key};
+use aysfs_vfs::{Attr, Device, Entry, FileKind, Ino, Time, TimeToLive};
+
+/// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
+const NOBODY: u32 = 65534;
+
+/// What a base cannot tell.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The compiled flist was damaged after it was opened.
+    #[error(transparent)]
+    Damaged(#[from] Corrupt),
+    /// Content is in packs.
+    #[error("the flist keeps content in packs: mount it with a newer version of aysfs")]
+    Packs,
+}
+
+/// An immutable tree: what a flist says, with user and group ids that are valid here.
+///
+/// Inode numbers are positions in the compiled flist, so they are the same at each mount of it, and nothing is
+/// kept in memory for an inode that the kernel holds.
+#[derive(Debug)]
+pub struct Base {
+    index: Index,
+    /// By the owner numbers of the index.
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+    has_acls: bool,
+}
+
+impl Base {
+    /// How long the kernel may believe what it was told. Nothing changes before a reload, which tells the kernel
+    /// what to drop.
+    pub(crate) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Looks up the owners of `index` on this machine.
+    ///
+    /// A name that is known here wins; a number is next; whatever is neither becomes `nobody` or `nogroup`,
+    /// never root.
+    ///
+    /// # Errors
+    /// [`BaseError::Packs`].
+    pub fn new(index: Index) -> Result<Self, BaseError> {
+        if !index.header().packs.is_empty() {
+            return Err(BaseError::Packs);
+        }
+        let nobody = uzers::get_user_by_name("nobody").map_or(NOBODY, |user| user.uid());
+        let nogroup = uzers::get_group_by_name("nogroup").map_or(NOBODY, |group| group.gid());
+        let uid = |name: &OsStr| uzers::get_user_by_name(name).map(|user| user.uid());
+        let gid = |name: &OsStr| uzers::get_group_by_name(name).map(|group| group.gid());
+        let uids = index.users().iter().map(|owner| resolve(owner, uid, nobody)).collect();
+        let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
+        let has_acls = index.has_acls()?;
+        Ok(Self { index, uids, gids, has_acls })
+    }
+
+    /// The compiled flist.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Whether anything in the tree has a POSIX ACL.
+    pub(crate) fn has_acls(&self) -> bool {
+        self.has_acls
+    }
+
+    /// The inode number of a node.
+    pub fn ino(node: Node) -> Ino {
+        Ino(u64::from(node.0) + Ino::ROOT.0)
+    }
+
+    /// The node of an inode number, if it can be one of this base.
+    pub(crate) fn node(&self, ino: Ino) -> Option<Node> {
+        let position = u32::try_from(ino.0.checked_sub(Ino::ROOT.0)?).ok()?;
+        ((position as usize) < self.index.len()).then_some(Node(position))
+    }
+
+    /// What `stat` shows of an inode.
+    pub(crate) fn attr(&self, of: &NodeRef<'_>) -> Result<Attr, Corrupt> {
+        let mtime = time(of.mtime());
+        Ok(Attr {
+            ino: Self::ino(of.number()),
+            kind: file_kind(of.kind()),
+            perm: of.perm(),
+            nlink: of.nlink(),
+            uid: self.uids[of.user()],
+            gid: self.gids[of.group()],
+            size: if of.kind() == Kind::Directory { u64::from(Attr::BLOCK_SIZE) } else { of.size() },
+            blocks: blocks(of)?,
+            atime: mtime,
+            mtime,
+            ctime: time(of.ctime()),
+        })
+    }
+
+    /// The answer to a lookup that found it.
+    pub(crate) fn entry(&self, of: &NodeRef<'_>) -> Result<Entry, Corrupt> {
+        Ok(Entry { attr: self.attr(of)?, ttl: TimeToLive { entry: Self::TTL, attr: Self::TTL } })
+    }
+
+    /// The user and the group of an entry of this tree, as numbers of this machine.
+    pub(crate) fn owner(&self, entry: &ListEntry) -> (u32, u32) {
+        let find = |owners: &[Owner], owner, ids: &[u32]| {
+            owners.iter().position(|known| known == owner).map_or(NOBODY, |position| ids[position])
+        };
+        let uid = find(self.index.users(), &entry.user, &self.uids);
+        let gid = find(self.index.groups(), &entry.group, &self.gids);
+        (uid, gid)
+    }
+
+    /// The path of an inode, for messages: its first name.
+    pub(crate) fn path(&self, node: Node) -> String {
+        match self.index.path(node) {
+            Ok(path) => format!("/{}", path.escape_ascii()),
+            Err(_) => format!("inode {}", Self::ino(node)),
+        }
+    }
+}
+
+fn resolve(owner: &Owner, lookup: impl Fn(&OsStr) -> Option<u32>, unknown: u32) -> u32 {
+    let name = owner.name.as_deref();
+    name.and_then(|name| lookup(OsStr::from_bytes(name)))
+        .or(owner.id)
+        // v1 lists hold the number itself where there was no name.
+        .or_else(|| name.and_then(|name| std::str::from_utf8(name).ok()?.parse().ok()))
+        .unwrap_or(unknown)
+}
+
+pub(crate) fn file_kind(kind: Kind) -> FileKind {
+    match kind {
+        Kind::Regular => FileKind::Regular,
+        Kind::Directory => FileKind::Directory,
+        Kind::Symlink => FileKind::Symlink,
+        Kind::Fifo => FileKind::Fifo,
+        Kind::Socket => FileKind::Socket,
+        Kind::CharDevice { major, minor } => FileKind::CharDevice(Device { major, minor }),
+        Kind::BlockDevice { major, minor } => FileKind::BlockDevice(Device { major, minor }),
+    }
+}
+
+fn time(time: Timestamp) -> Time {
+    Time { secs: time.secs, nanos: time.nanos }
+}
+
+/// Space in units of 512 bytes, counted in whole pages of data as a local filesystem would.
+fn blocks(of: &NodeRef<'_>) -> Result<u64, Corrupt> {
+    let page = u64::from(Attr::BLOCK_SIZE);
+    let pages: u64 = match (of.kind(), of.data()?) {
+        (Kind::Regular, Some(mut segments)) => {
+            // Neighbouring segments may meet in one page.
+            let mut counted = 0;
+            segments
+                .try_fold(0, |pages: u64, segment| {
+                    let (first, end) = ((segment.start / page).max(counted), segment.end.div_ceil(page));
+                    counted = end;
+                    pages.checked_add(end.saturating_sub(first))
+                })
+                .unwrap_or(0)
+        }
+        (Kind::Regular, None) => of.size().div_ceil(page),
+        (Kind::Directory, _) => 1,
+        _ => 0,
+    };
+    Ok(pages * (page / 512))
+}
+
+/// The content of a regular file as the cache knows it; `None` if it is empty.
+pub(crate) fn content_of(listed: Option<Listed>, size: u64) -> Result<Option<Content>, BaseError> {
+    Ok(match listed {
+        None => None,
+        Some(_) if size == 0 => None,
+        Some(Listed::V1(hash)) => Some(Content::v1(hash, size)),
+        Some(Listed::Object { sha256, key }) => {
+            let key = match key {
+                ObjectKey::Md5(digest) => Key::md5(digest),
+                ObjectKey::Sha256(digest) => Key::sha256(digest),
+            };
+            Some(Content::object(sha256, size, key))
+        }
+        Some(Listed::Pack { .. } | Listed::Chunks { .. }) => return Err(BaseError::Packs),
+    })
+}

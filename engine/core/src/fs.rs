@@ -1,0 +1,336 @@
+//! The filesystem that the kernel sees.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aysfs_flist::{Corrupt, Kind, Node, NodeRef};
+use aysfs_store::{Cache, CachedFile, FetchError, Mirror};
+use aysfs_vfs::{
+    Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
+    FileRange, Ino, KernelCache, Lookup, Name, OpenFlags, Opened, RenameMode, Result, SeekWhence, SetAttr,
+    SetXattrMode, StatFs, Vfs,
+};
+use bytes::Bytes;
+
+use crate::base::{self, Base, BaseError};
+use crate::opens::Opens;
+
+/// A mount: a base, and the cache that has or fetches its content.
+///
+/// It is read-only. Since nothing changes, the kernel is allowed to believe everything for a day, and to read
+/// without opening; where it opens nevertheless, it gets the cached file itself ([`Opened::backing`]).
+#[derive(Debug)]
+pub struct AysFs {
+    base: Base,
+    cache: Arc<Cache>,
+    stors: Arc<Mirror>,
+    opens: Opens,
+}
+
+/// Why a read failed, and of what.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}")]
+struct ReadError {
+    path: String,
+    #[source]
+    source: FetchError,
+}
+
+impl AysFs {
+    /// A mount of `base` that fetches from `stors` what `cache` lacks.
+    pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>) -> Self {
+        Self { base, cache, stors, opens: Opens::default() }
+    }
+
+    /// The tree.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
+        let node = self.base.node(ino).ok_or(ErrorKind::Stale)?;
+        self.base.index().node(node).map_err(damaged)
+    }
+
+    fn find_directory(&self, ino: Ino) -> Result<NodeRef<'_>> {
+        let of = self.find(ino)?;
+        if of.kind() == Kind::Directory { Ok(of) } else { Err(ErrorKind::NotADirectory.into()) }
+    }
+
+    fn find_file(&self, ino: Ino) -> Result<NodeRef<'_>> {
+        let of = self.find(ino)?;
+        match of.kind() {
+            Kind::Regular => Ok(of),
+            Kind::Directory => Err(ErrorKind::IsADirectory.into()),
+            _ => Err(ErrorKind::Invalid.into()),
+        }
+    }
+
+    fn entry(&self, node: Node) -> Result<Entry> {
+        self.base.index().node(node).and_then(|of| self.base.entry(&of)).map_err(damaged)
+    }
+
+    /// The cached file of a regular file; `None` if it is empty.
+    fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
+        let content =
+            of.content().map_err(BaseError::from).and_then(|content| base::content_of(content, of.size()));
+        let content = content.map_err(|error| Error::new(ErrorKind::Io, error))?;
+        Ok(content.map(|content| self.cache.file(&content, &self.stors)))
+    }
+}
+
+fn damaged(error: Corrupt) -> Error {
+    Error::new(ErrorKind::Io, BaseError::from(error))
+}
+
+/// The answer to everything that would change something.
+const READ_ONLY: ErrorKind = ErrorKind::ReadOnly;
+
+#[async_trait]
+impl Vfs for AysFs {
+    fn caps(&self) -> Caps {
+        Caps { stateless: true, posix_acl: self.base.has_acls(), backing_files: true }
+    }
+
+    async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
+        let directory = self.find_directory(parent)?.number();
+        match self.base.index().lookup(directory, name.as_bytes()).map_err(damaged)? {
+            Some(node) => Ok(Lookup::Found(self.entry(node)?)),
+            None => Ok(Lookup::Absent(Base::TTL)),
+        }
+    }
+
+    /// Nothing is kept for an inode that the kernel holds.
+    fn forget(&self, _ino: Ino, _count: u64) {}
+
+    async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {
+        self.base.entry(&self.find(ino)?).map_err(damaged)
+    }
+
+    async fn setattr(&self, _ino: Ino, _fh: Option<Fh>, _changes: SetAttr) -> Result<Entry> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        let of = self.find(ino)?;
+        match of.kind() {
+            Kind::Symlink => Ok(Bytes::copy_from_slice(of.target().map_err(damaged)?)),
+            _ => Err(ErrorKind::Invalid.into()),
+        }
+    }
+
+    async fn mknod(&self, _: Caller, _: Ino, _: &Name, _: FileKind, _: u16) -> Result<Entry> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn mkdir(&self, _: Caller, _: Ino, _: &Name, _: u16) -> Result<Entry> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn symlink(&self, _: Caller, _: Ino, _: &Name, _: &[u8]) -> Result<Entry> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn link(&self, _: Ino, _: Ino, _: &Name) -> Result<Entry> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn unlink(&self, _: Ino, _: &Name) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn rmdir(&self, _: Ino, _: &Name) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn rename(&self, _: Ino, _: &Name, _: Ino, _: &Name, _: RenameMode) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let of = self.find_file(ino)?;
+        if flags.write || flags.truncate {
+            return Err(READ_ONLY.into());
+        }
+        let cached = self.cached(&of)?;
+        let backing = self.opens.open(ino, || cached?.complete());
+        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
+    }
+
+    async fn create(&self, _: Caller, _: Ino, _: &Name, _: u16, _: OpenFlags) -> Result<Created> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
+        let of = self.find_file(ino)?;
+        let Some(cached) = self.cached(&of)? else { return Ok(Bytes::new()) };
+        cached.read(offset, size as usize).await.map_err(|source| {
+            Error::new(ErrorKind::Io, ReadError { path: self.base.path(of.number()), source })
+        })
+    }
+
+    async fn write(&self, _: Ino, _: Fh, _: u64, _: Bytes) -> Result<u32> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn flush(&self, _ino: Ino, _fh: Fh) -> Result<()> {
+        Ok(())
+    }
+
+    async fn fsync(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn release(&self, ino: Ino, _fh: Fh) -> Result<()> {
+        self.opens.release(ino);
+        Ok(())
+    }
+
+    async fn opendir(&self, ino: Ino) -> Result<Opened> {
+        self.find_directory(ino)?;
+        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing: None })
+    }
+
+    /// Cookies are positions: 1 and 2 lie behind `.` and `..`, n + 3 behind the child at position n.
+    async fn readdir(&self, ino: Ino, _fh: Fh, cookie: u64, sink: &mut dyn DirSink) -> Result<()> {
+        let of = self.find_directory(ino)?;
+        let index = self.base.index();
+        let parent = of.parent();
+        for (dots, name, node) in [(1, &b"."[..], of.number()), (2, b"..", parent)] {
+            if cookie < dots {
+                let entry = DirEntry { ino: Base::ino(node), kind: FileKind::Directory, name, next: dots };
+                if sink.add(&entry, None).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        let first = usize::try_from(cookie.saturating_sub(2)).map_err(|_| ErrorKind::Invalid)?;
+        let attributes = sink.wants_attributes();
+        for (position, child) in index.children(of.number()).map_err(damaged)?.enumerate().skip(first) {
+            let (name, node) = child.map_err(damaged)?;
+            let child = index.node(node).map_err(damaged)?;
+            let entry = if attributes { Some(self.base.entry(&child).map_err(damaged)?) } else { None };
+            let listed = DirEntry {
+                ino: Base::ino(node),
+                kind: base::file_kind(child.kind()),
+                name,
+                next: position as u64 + 3,
+            };
+            if sink.add(&listed, entry.as_ref()).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn fsyncdir(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn releasedir(&self, _ino: Ino, _fh: Fh) -> Result<()> {
+        Ok(())
+    }
+
+    async fn statfs(&self, _ino: Ino) -> Result<StatFs> {
+        let index = self.base.index();
+        Ok(StatFs {
+            block_size: Attr::BLOCK_SIZE,
+            blocks: index.total_size().div_ceil(Attr::BLOCK_SIZE.into()),
+            blocks_free: 0,
+            blocks_available: 0,
+            files: index.len() as u64,
+            files_free: 0,
+            name_max: 255,
+        })
+    }
+
+    async fn fallocate(&self, _: Ino, _: Fh, _: u64, _: u64, _: FallocateMode) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+
+    /// Answered from the flist, without fetching: holes are where the packed file had them.
+    async fn lseek(&self, ino: Ino, _fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
+        let of = self.find_file(ino)?;
+        let size = of.size();
+        if offset >= size {
+            return Err(ErrorKind::NothingThere.into());
+        }
+        let found = match of.data().map_err(damaged)? {
+            Some(segments) => seek(segments, size, offset, whence),
+            None => seek(std::iter::once(0..size), size, offset, whence),
+        };
+        found.ok_or(ErrorKind::NothingThere.into())
+    }
+
+    async fn copy_file_range(&self, _: FileRange, _: FileRange, _: u64) -> Result<u64> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn setxattr(&self, _: Ino, _: &[u8], _: &[u8], _: SetXattrMode) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        for attribute in self.find(ino)?.xattrs().map_err(damaged)? {
+            let (found, value) = attribute.map_err(damaged)?;
+            if found == name {
+                return Ok(Bytes::copy_from_slice(value));
+            }
+        }
+        Err(ErrorKind::NoData.into())
+    }
+
+    async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
+        let mut names = Vec::new();
+        for attribute in self.find(ino)?.xattrs().map_err(damaged)? {
+            let (name, _) = attribute.map_err(damaged)?;
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        Ok(names.into())
+    }
+
+    async fn removexattr(&self, _: Ino, _: &[u8]) -> Result<()> {
+        Err(READ_ONLY.into())
+    }
+}
+
+/// Finds data or a hole at or behind `offset` in a file of `size` bytes; the end counts as a hole.
+fn seek(
+    segments: impl Iterator<Item = Range<u64>>,
+    size: u64,
+    offset: u64,
+    whence: SeekWhence,
+) -> Option<u64> {
+    let mut segments = segments.skip_while(|segment| segment.end <= offset);
+    match whence {
+        SeekWhence::Data => segments.next().map(|segment| segment.start.max(offset)),
+        SeekWhence::Hole => {
+            // Segments are apart, so behind the one that holds the offset there is a hole.
+            match segments.next() {
+                Some(segment) if segment.start <= offset => Some(segment.end.min(size)),
+                _ => Some(offset),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeks_between_data_and_holes() {
+        let segments = [4096..8192, 16384..20000];
+        let seek = |offset, whence| seek(segments.iter().cloned(), 32768, offset, whence);
+        assert_eq!(seek(0, SeekWhence::Data), Some(4096));
+        assert_eq!(seek(5000, SeekWhence::Data), Some(5000));
+        assert_eq!(seek(8192, SeekWhence::Data), Some(16384));
+        assert_eq!(seek(20000, SeekWhence::Data), None);
+        assert_eq!(seek(0, SeekWhence::Hole), Some(0));
+        assert_eq!(seek(4096, SeekWhence::Hole), Some(8192));
+        assert_eq!(seek(17000, SeekWhence::Hole), Some(20000));
+        assert_eq!(seek(30000, SeekWhence::Hole), Some(30000));
+    }
+}

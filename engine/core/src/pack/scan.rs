@@ -1,0 +1,140 @@
+//! A directory as flist entries: everything but the content.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use aysfs_flist::{Entry, Kind, Owner, Timestamp};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use uzers::{Groups, Users, UsersCache};
+use walkdir::WalkDir;
+
+use super::PackError;
+
+/// Walks `root` in the order of a flist: parents before children, names sorted by bytes.
+///
+/// The first name of a file that has several carries its content; the others become links to it.
+pub(super) fn scan(root: &Path, mut seen: impl FnMut(&Entry)) -> Result<Vec<Entry>, PackError> {
+    let users = UsersCache::new();
+    let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+    let mut found = Vec::new();
+    for item in WalkDir::new(root).sort_by(|a, b| a.file_name().cmp(b.file_name())) {
+        let item = item.map_err(|error| {
+            let path = error.path().unwrap_or(root).to_owned();
+            PackError::Read { path, source: error.into() }
+        })?;
+        let failed = |source| PackError::Read { path: item.path().to_owned(), source };
+        let relative = item.path().strip_prefix(root).expect("the walk stays below its root");
+        let meta = item.path().symlink_metadata().map_err(failed)?;
+        let mut entry = describe(relative.as_os_str().as_bytes().to_vec(), &meta, &users);
+        entry.xattrs = xattrs(item.path()).map_err(failed)?;
+        match entry.kind {
+            Kind::Symlink => {
+                entry.target = item.path().read_link().map_err(failed)?.into_os_string().into_vec();
+            }
+            Kind::Directory => {}
+            _ if meta.nlink() > 1 => match first_names.get(&(meta.dev(), meta.ino())) {
+                Some(first) => entry.link = Some(first.clone()),
+                None => {
+                    first_names.insert((meta.dev(), meta.ino()), entry.path.clone());
+                }
+            },
+            _ => {}
+        }
+        if entry.kind == Kind::Regular && meta.blocks() * 512 < meta.size() {
+            entry.data = data_segments(item.path(), meta.size()).map_err(failed)?;
+        }
+        seen(&entry);
+        found.push(entry);
+    }
+    Ok(found)
+}
+
+fn describe(path: Vec<u8>, meta: &Metadata, users: &UsersCache) -> Entry {
+    let kind = meta.file_type();
+    let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let kind = if kind.is_dir() {
+        Kind::Directory
+    } else if kind.is_symlink() {
+        Kind::Symlink
+    } else if kind.is_fifo() {
+        Kind::Fifo
+    } else if kind.is_socket() {
+        Kind::Socket
+    } else if kind.is_char_device() {
+        let (major, minor) = device();
+        Kind::CharDevice { major, minor }
+    } else if kind.is_block_device() {
+        let (major, minor) = device();
+        Kind::BlockDevice { major, minor }
+    } else {
+        Kind::Regular
+    };
+    let user = users.get_user_by_uid(meta.uid()).map(|user| user.name().as_bytes().to_vec());
+    let group = users.get_group_by_gid(meta.gid()).map(|group| group.name().as_bytes().to_vec());
+    let (mtime, ctime) = times(meta);
+    Entry {
+        path,
+        kind,
+        perm: (meta.mode() & 0o7777) as u16,
+        user: Owner { name: user, id: Some(meta.uid()) },
+        group: Owner { name: group, id: Some(meta.gid()) },
+        size: if kind == Kind::Regular { meta.size() } else { 0 },
+        mtime,
+        ctime,
+        content: None,
+        target: Vec::new(),
+        link: None,
+        xattrs: Vec::new(),
+        data: None,
+    }
+}
+
+/// mtime and ctime.
+pub(super) fn times(meta: &Metadata) -> (Timestamp, Timestamp) {
+    let time = |secs, nanos: i64| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    (time(meta.mtime(), meta.mtime_nsec()), time(meta.ctime(), meta.ctime_nsec()))
+}
+
+/// All extended attributes of `path` itself (never of what a symlink leads to), sorted by name.
+fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let names = match xattr::list(path) {
+        Ok(names) => names,
+        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut all = Vec::new();
+    for name in names {
+        // An attribute that is gone again was removed meanwhile.
+        if let Some(value) = xattr::get(path, &name)? {
+            all.push((name.into_vec(), value));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Where the data of a sparse file is; `None` if it has no hole after all.
+fn data_segments(path: &Path, size: u64) -> io::Result<Option<Vec<Range<u64>>>> {
+    let file = File::open(path)?;
+    let mut segments = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        at = rustix::fs::seek(&file, SeekFrom::Hole(start))?.min(size);
+        if start < at {
+            segments.push(start..at);
+        }
+    }
+    let whole = matches!(&segments[..], [only] if *only == (0..size));
+    Ok((!whole).then_some(segments))
+}

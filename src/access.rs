@@ -1,0 +1,47 @@
+//! A stor that was named on the command line.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aysfs_config::{StorUrl, parse_duration};
+use aysfs_store::{Namespace, StorOptions, Store};
+use url::Url;
+
+use crate::Refused;
+use crate::cli::StorAccess;
+
+/// What the options of a subcommand say about its stor.
+pub(crate) struct Access {
+    pub(crate) stor: StorOptions,
+    pub(crate) namespace: Namespace,
+    pub(crate) deadline: Duration,
+}
+
+impl Access {
+    /// Checks what was typed, and reads the password.
+    pub(crate) fn of(args: &StorAccess) -> anyhow::Result<Self> {
+        Self::read(args).map_err(|error| Refused(format!("{error:#}")).into())
+    }
+
+    fn read(args: &StorAccess) -> anyhow::Result<Self> {
+        let deadline = parse_duration(&args.deadline).context("--deadline")?;
+        // Its errors do not repeat the URL, which may hold a password.
+        StorUrl::parse(&args.stor).context("--stor")?;
+        let mut stor = StorOptions::new(Url::parse(&args.stor).context("--stor")?);
+        stor.deadline = deadline;
+        stor.login = args.login.clone();
+        stor.ca = args.ca.clone();
+        if let Some(file) = &args.passwd_file {
+            let passwd = fs::read_to_string(file)
+                .with_context(|| format!("cannot read the password file {}", file.display()))?;
+            stor.passwd = Some(passwd.trim_end_matches(['\r', '\n']).to_owned());
+        }
+        Ok(Self { stor, namespace: args.namespace.parse().context("--namespace")?, deadline })
+    }
+
+    pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(aysfs_store::open(&self.stor, &self.namespace)?)
+    }
+}

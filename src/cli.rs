@@ -1,0 +1,271 @@
+//! The command line: what may be typed, and what it means.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use aysfs_config::{FlistSource, Lib};
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
+///
+/// Without a subcommand, mounts everything that the config file names and stays in the foreground until SIGINT or
+/// SIGTERM unmounts it.
+///
+/// Exit codes: 0 done; 1 it could not be done; 2 the command line or the config is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "aysfs", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Config file to mount everything from (`-config FILE` works as well).
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// How much is written to the log, which goes to standard error.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct LogArgs {
+    /// One level more than the default; twice: everything.
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+
+    /// Log level: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 details, 5 everything.
+    #[arg(short, long, value_name = "0..5", value_parser = clap::value_parser!(u8).range(0..=5), global = true)]
+    pub(crate) log_level: Option<u8>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mounts one flist and stays in the foreground.
+    Mount(MountArgs),
+    /// Unmounts a mount of aysfs.
+    Umount(UmountArgs),
+    /// Packs a directory: content goes to a stor, and a flist describes the tree.
+    Pack(PackArgs),
+    /// Writes the tree that a flist describes into a new directory.
+    Unpack(UnpackArgs),
+    /// Examines flists.
+    #[command(subcommand)]
+    Flist(FlistCommand),
+    /// Serves a directory as an AYDO stor over HTTP.
+    Stor(StorArgs),
+    /// Examines config files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// A stor, and how to be let in.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StorAccess {
+    /// The stor: http(s)://[login:passwd@]host:port/ or file:///directory.
+    #[arg(long, value_name = "URL")]
+    pub(crate) stor: String,
+
+    /// Namespace of the objects in the stor.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) namespace: String,
+
+    /// Login of the account at the stor.
+    #[arg(long, value_name = "NAME", requires = "passwd_file")]
+    pub(crate) login: Option<String>,
+
+    /// File that holds the password of the account.
+    #[arg(long, value_name = "FILE", requires = "login")]
+    pub(crate) passwd_file: Option<PathBuf>,
+
+    /// PEM file of a certificate authority to trust besides the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// The longest wait for a byte from the stor, such as 30s or 2m.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub(crate) deadline: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// Flist: a local path or an http(s) URL.
+    pub(crate) flist: FlistSource,
+
+    /// Directory to mount on.
+    pub(crate) mountpoint: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) stor: StorAccess,
+
+    /// RO: read-only.
+    #[arg(long, default_value = "RO", ignore_case = true, value_enum)]
+    pub(crate) mode: Mode,
+
+    /// FUSE library: fuser.
+    #[arg(long, default_value = "fuser")]
+    pub(crate) lib: Lib,
+
+    /// Directory of the backend: cached content and compiled flists [default: one under the user's cache directory].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+
+    /// Strip this directory from the front of every path of the flist.
+    #[arg(long, value_name = "PATH", conflicts_with = "trim_base")]
+    pub(crate) trim: Option<PathBuf>,
+
+    /// Strip the mount point from the front of every path of the flist.
+    #[arg(long)]
+    pub(crate) trim_base: bool,
+
+    /// Let other users use the mount too (the default for root).
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+}
+
+/// What may be done with a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// Read-only.
+    #[value(name = "RO")]
+    ReadOnly,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UmountArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Detach now, and end when the last open file is closed.
+    #[arg(long)]
+    pub(crate) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PackArgs {
+    /// Directory to pack.
+    pub(crate) dir: PathBuf,
+
+    /// Flist to write; an existing file is replaced when all is done.
+    #[arg(short, long, value_name = "FLIST")]
+    pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) stor: StorAccess,
+
+    /// Dialect of the flist: v1 (paths, hashes and sizes only), v1-long, or v2 (everything).
+    #[arg(long, default_value = "v2", value_enum)]
+    pub(crate) format: Format,
+
+    /// Name of what is packed, for the header of a v2 flist.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Version number, for the header of a v2 flist; mounts with trusted keys refuse an older one.
+    #[arg(long)]
+    pub(crate) version: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    V1,
+    V1Long,
+    V2,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnpackArgs {
+    /// Flist: a local path or an http(s) URL.
+    pub(crate) flist: FlistSource,
+
+    /// Directory to make; it must not exist, or be empty.
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) stor: StorAccess,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlistCommand {
+    /// Reads a flist whole and reports what is wrong with it.
+    Check(CheckArgs),
+    /// Lists the entries of a flist, as `ls -l` would.
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Flist: a local path.
+    pub(crate) flist: PathBuf,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Flist: a local path.
+    pub(crate) flist: PathBuf,
+
+    /// Show only what is at and below this path.
+    pub(crate) path: Option<PathBuf>,
+
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StorArgs {
+    /// Address and port to listen on.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Directory that holds the objects.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: PathBuf,
+
+    /// Account: NAME:PASSWORD:RIGHTS, with rights of r (read), w (write), d (delete). Without any account
+    /// everyone may read and write.
+    #[arg(long, value_name = "NAME:PASSWORD:rwd")]
+    pub(crate) account: Vec<String>,
+
+    /// PEM file of the certificate chain; serves https.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file of the certificate's private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Largest object, in bytes, with an optional unit such as 16GiB.
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    pub(crate) max_object: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Reads a config file whole and reports every problem, with its place.
+    Check {
+        /// Config file.
+        file: PathBuf,
+    },
+}
+
+/// Makes the single-dash long options of the old command (`-config FILE`) the ones that clap knows.
+pub(crate) fn modern(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    args.into_iter()
+        .map(|arg| match arg.to_str() {
+            Some(old) if old == "-config" || old.starts_with("-config=") => format!("-{old}").into(),
+            _ => arg,
+        })
+        .collect()
+}

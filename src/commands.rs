@@ -1,0 +1,10 @@
+//! One file per subcommand.
+
+pub(crate) mod config;
+pub(crate) mod flist;
+pub(crate) mod mount;
+pub(crate) mod pack;
+pub(crate) mod serve;
+pub(crate) mod stor;
+pub(crate) mod umount;
+pub(crate) mod unpack;

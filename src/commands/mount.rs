@@ -1,0 +1,63 @@
+//! `aysfs mount`: one mount, from the command line.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use aysfs_engine::load::Request;
+use aysfs_flist::ParseOptions;
+use aysfs_vfs::{MountOptions, Passthrough};
+
+use crate::access::Access;
+use crate::cli::{Mode, MountArgs};
+use crate::frontends::frontend;
+use crate::mounts::{self, Plan};
+
+pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
+    mounts::serve(vec![plan(args)?]).await
+}
+
+fn plan(args: MountArgs) -> anyhow::Result<Plan> {
+    let access = Access::of(&args.stor)?;
+    let source = mounts::flist_source(&args.flist);
+    let Mode::ReadOnly = args.mode;
+    let point = std::path::absolute(&args.mountpoint)?;
+    let trim = if args.trim_base { Some(point.clone()) } else { args.trim };
+    let root = rustix::process::geteuid().is_root();
+    Ok(Plan {
+        options: MountOptions {
+            source: mounts::shown(&args.flist),
+            read_only: true,
+            allow_other: args.allow_other || root,
+            suid: false,
+            dev: false,
+            passthrough: Passthrough::Auto,
+        },
+        point,
+        flist: Request {
+            source,
+            parse: ParseOptions { trim, ..ParseOptions::default() },
+            trusted_keys: Vec::new(),
+        },
+        stors: vec![access.stor],
+        namespace: access.namespace,
+        backend: match args.cache {
+            Some(dir) => dir,
+            None => default_backend(root)?,
+        },
+        deadline: access.deadline,
+        frontend: frontend(args.lib)?,
+    })
+}
+
+/// Where caches belong (file-hierarchy(7)): shared by all mounts of a user.
+fn default_backend(root: bool) -> anyhow::Result<PathBuf> {
+    if root {
+        return Ok("/var/cache/aysfs".into());
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let cache = cache
+        .or_else(home)
+        .context("neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache")?;
+    Ok(cache.join("aysfs"))
+}

@@ -1,0 +1,116 @@
+//! `aysfs pack`: a directory becomes a flist, and objects in a stor.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, bail};
+use aysfs_engine::pack::{self, Options, Progress, Summary};
+use aysfs_flist::{Dialect, Header};
+use indicatif::HumanBytes;
+use serde::Serialize;
+use tracing::warn;
+
+use crate::access::Access;
+use crate::cli::{Format, PackArgs};
+use crate::progress;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    flist: &'a Path,
+    entries: u64,
+    files: u64,
+    bytes: u64,
+    new_objects: u64,
+    new_bytes: u64,
+    left_out: u64,
+}
+
+pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
+    let access = Access::of(&args.stor)?;
+    let dialect = match args.format {
+        Format::V1 => Dialect::V1Short,
+        Format::V1Long => Dialect::V1Long,
+        Format::V2 => Dialect::V2,
+    };
+    if dialect != Dialect::V2 && (args.name.is_some() || args.version.is_some()) {
+        bail!("--name and --version are for v2: a v1 flist has no header");
+    }
+    let dir = parent(&args.output);
+    // Beside the flist: renamed into place when it is whole, gone with the process when it is not.
+    let part = tempfile::NamedTempFile::new_in(&dir)
+        .with_context(|| format!("cannot write the flist into {}", dir.display()))?;
+    let options = Options {
+        dialect,
+        header: Header {
+            name: args.name,
+            version: args.version,
+            created: Some(jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string()),
+            ..Header::default()
+        },
+        spool: dir,
+    };
+
+    let stor = access.open()?;
+    let progress = Arc::<Progress>::default();
+    let shown = progress.clone();
+    let job = pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(part.as_file()), &progress);
+    let summary = progress::watch(
+        progress::bar("packing"),
+        move |bar| {
+            bar.set_length(shown.bytes_found.load(Ordering::Relaxed));
+            bar.set_position(shown.bytes_done.load(Ordering::Relaxed));
+            bar.set_message(format!("{} entries", shown.entries.load(Ordering::Relaxed)));
+        },
+        job,
+    )
+    .await?;
+    publish(part, &args.output)?;
+    report(&summary, &args.output, args.json)
+}
+
+/// The directory that a file is made in.
+fn parent(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Replaces `output` by the finished flist, which anyone may read, as with any file that a command writes.
+fn publish(part: tempfile::NamedTempFile, output: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(umask);
+    let mode = 0o666 & !umask.bits();
+    let write = || -> std::io::Result<()> {
+        part.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        part.as_file().sync_all()?;
+        part.persist(output)?;
+        File::open(parent(output))?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", output.display()))
+}
+
+fn report(summary: &Summary, flist: &Path, json: bool) -> anyhow::Result<()> {
+    let Summary { entries, files, bytes, new_objects, new_bytes, left_out } = *summary;
+    if left_out > 0 {
+        warn!(
+            "left out {left_out} entries that are no regular files: v1 cannot hold them (v1-long and v2 can)"
+        );
+    }
+    if json {
+        let report = Report { flist, entries, files, bytes, new_objects, new_bytes, left_out };
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "packed {entries} entries ({files} files, {}) into {}; {new_objects} new objects ({}) in the stor",
+            HumanBytes(bytes),
+            flist.display(),
+            HumanBytes(new_bytes)
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `aysfs -config FILE`: mounts everything that a config file names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use aysfs_config::{Config, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_engine::load::Request;
+use aysfs_flist::{ParseOptions, Times};
+use aysfs_store::{RequireTls, StorOptions};
+use aysfs_vfs::MountOptions;
+use tracing::warn;
+use url::Url;
+
+use crate::Refused;
+use crate::frontends::frontend;
+use crate::mounts::{self, Plan};
+
+pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
+    let config = Config::load(file).map_err(|error| Refused(error.to_string()))?;
+    for notice in &config.notices {
+        warn!("{notice}");
+    }
+    let (mut plans, mut problems) = (Vec::new(), Vec::new());
+    for mount in &config.mounts {
+        match plan(mount) {
+            Ok(plan) => plans.push(plan),
+            Err(error) => problems.push(format!("{}: {error:#}", mount.path.display())),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Refused(problems.join("\n       ")).into());
+    }
+    mounts::serve(plans).await
+}
+
+/// What has to be done for one mount of a config.
+fn plan(mount: &Mount) -> anyhow::Result<Plan> {
+    let flist = match &mount.mode {
+        Mode::ReadOnly(flist) => flist,
+        Mode::Overlay(flist) => {
+            warn!(
+                "{}: local changes are not in this version of aysfs: mode OL is read-only",
+                mount.path.display()
+            );
+            flist
+        }
+        Mode::ReadWrite(_) => anyhow::bail!("mode RW is not in this version of aysfs: use RO"),
+    };
+    let times = match flist.times {
+        FlistTimes::Auto => Times::Auto,
+        FlistTimes::Spec => Times::Spec,
+        FlistTimes::Swapped => Times::Swapped,
+    };
+    let backend = &mount.backend;
+    let stors =
+        mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
+    Ok(Plan {
+        point: mount.path.clone(),
+        flist: Request {
+            source: mounts::flist_source(&flist.source),
+            parse: ParseOptions { trim: flist.trim.clone(), times, ..ParseOptions::default() },
+            trusted_keys: flist.trusted_keys.clone(),
+        },
+        stors,
+        namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
+        backend: backend.path.clone(),
+        deadline: backend.deadline,
+        frontend: frontend(backend.lib)?,
+        options: MountOptions {
+            source: mounts::shown(&flist.source),
+            read_only: true,
+            allow_other: mount.allow_other,
+            suid: mount.suid,
+            dev: mount.dev,
+            passthrough: match backend.passthrough {
+                Passthrough::Auto => aysfs_vfs::Passthrough::Auto,
+                Passthrough::Off => aysfs_vfs::Passthrough::Off,
+            },
+        },
+    })
+}
+
+fn stor_options(stor: &Stor, deadline: Duration) -> anyhow::Result<StorOptions> {
+    let url = match &stor.url {
+        StorUrl::Http(url) | StorUrl::Object(url) => url.clone(),
+        StorUrl::Directory(path) => Url::from_directory_path(path)
+            .map_err(|()| anyhow::anyhow!("{} is not absolute", path.display()))?,
+    };
+    let account = stor.account.as_ref();
+    Ok(StorOptions {
+        url,
+        login: account.map(|account| account.login.clone()),
+        passwd: account.map(|account| account.password.expose().to_owned()),
+        ca: stor.ca.clone(),
+        require_tls: if stor.require_tls { RequireTls::Yes } else { RequireTls::No },
+        deadline,
+    })
+}

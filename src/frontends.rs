@@ -1,0 +1,14 @@
+//! The frontends there are: the value of `lib=`, and the crate behind it.
+
+use aysfs_config::Lib;
+use aysfs_vfs::Frontend;
+
+/// The frontend for a library, if this build has it.
+pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
+    match lib {
+        Lib::Fuser => Ok(&aysfs_frontend_fuser::Fuser),
+        Lib::Fuse3 | Lib::Polyfuse => {
+            anyhow::bail!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")
+        }
+    }
+}

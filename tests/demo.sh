@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# A newcomer's first minute: packs a real tree into a stor, mounts it, runs a program from the mount, and shows what
+# was fetched and what was cached. Leaves nothing behind. Run it with `make demo`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' plain=$'\e[0m'; else bold='' dim='' green='' plain=''; fi
+step() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
+show() { printf '%s$ %s%s\n' "$green" "$*" "$plain"; }
+now() { date +%s%N; }
+seconds() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f s", (b - a) / 1e9 }'; }
+
+step "Building aysfs"
+note "(a few minutes the first time)"
+cargo build --locked --release --quiet
+aysfs=${CARGO_TARGET_DIR:-target}/release/aysfs
+
+lab=$(mktemp -d "${TMPDIR:-/tmp}/aysfs-demo-XXXXXX")
+mnt=$lab/mnt
+stor_pid='' mount_pid=''
+cleanup() {
+    [ -z "$mount_pid" ] || { kill "$mount_pid" && wait "$mount_pid"; } 2>/dev/null || true
+    [ -z "$stor_pid" ] || { kill "$stor_pid" && wait "$stor_pid"; } 2>/dev/null || true
+    mountpoint -q "$mnt" 2>/dev/null && { umount -l "$mnt" || fusermount3 -uz "$mnt"; } 2>/dev/null || true
+    rm -rf "$lab"
+}
+trap cleanup EXIT
+
+# Waits until a line appears in a log; shows the log if the process ends instead.
+await() { # pid, log, text
+    for _ in $(seq 600); do
+        grep -q "$3" "$2" && return
+        kill -0 "$1" 2>/dev/null || break
+        sleep 0.05
+    done
+    cat "$2" >&2
+    exit 1
+}
+
+python=$(command -v python3 || true)
+if [ -n "$python" ]; then
+    tree=$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+    what="Python's standard library"
+else
+    tree=/usr/share/doc
+    what="the documentation of this machine's packages"
+fi
+[ -d "$tree" ] || tree=/usr/share
+files=$(find "$tree" -type f 2>/dev/null | wc -l)
+size=$(du -sh "$tree" 2>/dev/null | cut -f1)
+
+step "1. A stor: the place that keeps content"
+show "aysfs stor --listen 127.0.0.1:0 --root stor"
+"$aysfs" stor --listen 127.0.0.1:0 --root "$lab/stor" -l 4 2>"$lab/stor.log" &
+stor_pid=$!
+await "$stor_pid" "$lab/stor.log" 'listening on '
+url=$(grep -o 'http://[0-9.:]*' "$lab/stor.log" | head -n 1)
+echo "It serves a directory over HTTP, at $url"
+
+step "2. Packing $what: $files files, $size"
+show "aysfs pack $tree -o app.flist --stor $url"
+"$aysfs" pack "$tree" -o "$lab/app.flist" --stor "$url" --namespace demo
+echo "The flist names each file and the hash of its content:"
+grep -v '^#' "$lab/app.flist" | grep '|2|' | head -n 2 | cut -c1-110 | sed 's/^/    /'
+
+step "3. Mounting it, from a config file"
+mkdir "$mnt"
+sed -e "s|/srv/app\b|$mnt|" -e "s|/etc/aysfs/app.flist|$lab/app.flist|" -e "s|/var/lib/aysfs/main|$lab/backend|" \
+    -e "s|https://stor.example.org/|$url/|" -e '/^ *\(login\|passwd\|passwd_file\) *=/d' \
+    -e 's|^\( *namespace *= *\).*|\1"demo"|' config/examples/ro.toml >"$lab/config.toml"
+show "aysfs -config config.toml"
+grep -vE '^ *(#|$)' "$lab/config.toml" | sed "s|$lab/||; s/^/    /"
+begin=$(now)
+"$aysfs" -config "$lab/config.toml" 2>"$lab/mount.log" &
+mount_pid=$!
+await "$mount_pid" "$lab/mount.log" 'all mounts are up'
+echo "Mounted after $(seconds "$begin" "$(now)"): all $files files are there, and nothing has been fetched yet."
+
+fetched() { # what the mount has fetched so far: "objects, bytes"
+    local count bytes
+    count=$(find "$lab/backend/cache" -type f -perm -u=r 2>/dev/null | wc -l)
+    bytes=$(find "$lab/backend/cache" -type f -printf '%s\n' 2>/dev/null | awk '{ s += $1 } END { printf "%.1f MB", s / 1e6 }')
+    echo "$count of $files files are in the cache ($bytes)"
+}
+
+step "4. Running something real from the mount"
+if [ -n "$python" ]; then
+    program='import sys
+sys.path[:] = [sys.argv[1], sys.argv[1] + "/lib-dynload"]
+import decimal, email.message, json
+print("    json comes from", json.__file__.replace(sys.argv[1], "mnt"))
+print("    1/7 =", decimal.Decimal(1) / 7)'
+    run() { "$python" -B -I -S -c "$program" "$mnt"; }
+    show "python3 -c 'import decimal, email.message, json; ...'    # with the mount as its library"
+else
+    run() { find "$mnt" -name copyright | sort | head -n 200 | xargs cat | sha256sum | sed 's/^/    /'; }
+    show "cat the first 200 copyright files | sha256sum"
+fi
+begin=$(now)
+run
+echo "The first run took $(seconds "$begin" "$(now)"): $(fetched)."
+begin=$(now)
+run >/dev/null
+echo "The second run took $(seconds "$begin" "$(now)"), and asked the stor for nothing."
+
+step "5. Is it really the same tree?"
+show "diff -r $tree mnt"
+begin=$(now)
+diff -r --no-dereference "$tree" "$mnt"
+echo "Every byte of every file was compared with its source in $(seconds "$begin" "$(now)"): no difference."
+echo "Now $(fetched)."
+
+step "6. Unmounting"
+show "kill -TERM \$aysfs"
+kill "$mount_pid"
+wait "$mount_pid"
+mount_pid=''
+mountpoint -q "$mnt" && { echo "still mounted" >&2; exit 1; }
+echo "Unmounted. The cache stays for the next mount; this demo removes it."
+echo
+note "Next: README.md, and config/examples/ for your own mounts."

@@ -1,0 +1,14 @@
+//! End to end: the real command, real mounts, real servers.
+//!
+//! Each test works in a directory of its own, and ends what it started when it is dropped, also when it fails.
+
+mod bad_input;
+mod compare;
+mod crash;
+mod faults;
+mod legacy;
+mod lifecycle;
+mod roundtrip;
+mod sharing;
+mod support;
+mod tree;

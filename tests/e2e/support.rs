@@ -1,0 +1,273 @@
+//! Running the command, and cleaning up behind it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+/// Only ends a test that hangs; nothing is measured with it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A directory for one test; whatever is mounted below it is unmounted at the end.
+pub(crate) struct Lab(TempDir);
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("aysfs-e2e-").tempdir().expect("a directory for the test"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn dir(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).expect("a directory");
+        path
+    }
+
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("a file");
+        path
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for point in mounts_below(self.0.path()).into_iter().rev() {
+            drop(rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH));
+        }
+    }
+}
+
+/// The mount points at and below `dir`, outer ones first.
+pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    fs::read_to_string("/proc/self/mountinfo")
+        .expect("the kernel lists its mounts")
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(dir))
+        .collect()
+}
+
+pub(crate) fn is_mounted(point: &Path) -> bool {
+    mounts_below(point).iter().any(|mounted| mounted == point)
+}
+
+/// Waits until `done` says so.
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The command, to be given arguments.
+pub(crate) fn aysfs() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_aysfs"))
+}
+
+/// Runs the command to its end.
+pub(crate) fn run<I, S>(args: I) -> Output
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    aysfs().args(args).stdin(Stdio::null()).output().expect("the command runs")
+}
+
+/// Runs the command to its end, which must be a good one; returns its standard output.
+#[track_caller]
+pub(crate) fn run_ok<I, S>(args: I) -> String
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A command that runs in the background; its log can be read, and it is ended when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grew: Condvar,
+}
+
+impl Daemon {
+    pub(crate) fn start<I, S>(args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut child = aysfs()
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let log = Arc::<Log>::default();
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let writer = log.clone();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                writer.lines.lock().expect("not poisoned").push(line);
+                writer.grew.notify_all();
+            }
+        });
+        Self { child, log }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a child has a pid");
+        rustix::process::kill_process(pid, signal).expect("the process can be signalled");
+    }
+
+    /// Waits for the end of the process.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for("the process to end", || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        status.expect("it ended")
+    }
+
+    /// Ends it as a service manager would, and expects it to end well.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Everything logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().expect("not poisoned").join("\n")
+    }
+
+    /// Waits for a line that holds `text`, and returns it.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
+        let start = Instant::now();
+        let mut lines = self.log.lines.lock().expect("not poisoned");
+        loop {
+            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            let ended = self.child.try_wait().expect("a child can be waited for").is_some();
+            assert!(!ended && start.elapsed() < PATIENCE, "no line with {text:?} in:\n{}", lines.join("\n"));
+            lines = self.log.grew.wait_timeout(lines, Duration::from_millis(50)).expect("not poisoned").0;
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A running `aysfs stor`.
+pub(crate) struct Stor {
+    pub(crate) daemon: Daemon,
+    pub(crate) address: SocketAddr,
+}
+
+impl Stor {
+    /// Serves `root` on a free port of the loopback interface.
+    pub(crate) fn start(root: &Path) -> Self {
+        Self::start_with(root, &[])
+    }
+
+    pub(crate) fn start_with(root: &Path, more: &[&str]) -> Self {
+        let args = ["stor", "--listen", "127.0.0.1:0", "--root"].map(OsStr::new);
+        let args = args.into_iter().chain([root.as_os_str()]).chain(more.iter().map(OsStr::new));
+        let mut daemon = Daemon::start(args);
+        let line = daemon.wait_for_log("listening on ");
+        let (_, address) = line.split_once("://").expect("the line names the URL");
+        let address = address.trim_end_matches('/').parse().expect("an address and a port");
+        Self { daemon, address }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+}
+
+/// Packs `tree` into a stor; returns the flist.
+pub(crate) fn pack(lab: &Lab, tree: &Path, stor: &str, format: &str) -> PathBuf {
+    let flist = lab.path(&format!("{format}.flist"));
+    let args = ["pack", "--stor", stor, "--namespace", "test", "--format", format].map(OsStr::new);
+    run_ok(args.into_iter().chain([tree.as_os_str(), OsStr::new("-o"), flist.as_os_str()]));
+    flist
+}
+
+/// A mount made by `aysfs mount`.
+pub(crate) struct Mounted {
+    pub(crate) daemon: Daemon,
+    pub(crate) point: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts `flist` on `lab/mnt`, with `lab/cache` as the backend.
+    pub(crate) fn new(lab: &Lab, flist: &Path, stor: &str) -> Self {
+        Self::with(lab, flist, stor, &[])
+    }
+
+    pub(crate) fn with(lab: &Lab, flist: &Path, stor: &str, more: &[&str]) -> Self {
+        let point = lab.dir("mnt");
+        let cache = lab.path("cache");
+        let mut daemon = Daemon::start(
+            [
+                OsStr::new("mount"),
+                flist.as_os_str(),
+                point.as_os_str(),
+                OsStr::new("--cache"),
+                cache.as_os_str(),
+            ]
+            .into_iter()
+            .chain(["--namespace", "test", "--stor", stor].map(OsStr::new))
+            .chain(more.iter().map(OsStr::new)),
+        );
+        daemon.wait_for_log("mounted");
+        assert!(is_mounted(&point));
+        Self { daemon, point }
+    }
+
+    pub(crate) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        fs::read(self.point.join(path))
+    }
+
+    /// Stops the daemon as a service manager would.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.daemon.stop();
+        assert!(!is_mounted(&self.point), "still mounted");
+    }
+}

@@ -209,7 +209,7 @@ impl Stor {
         let args = ["stor", "--listen", "127.0.0.1:0", "--root"].map(OsStr::new);
         let args = args.into_iter().chain([root.as_os_str()]).chain(more.iter().map(OsStr::new));
         let mut daemon = Daemon::start(args);
-        let line = daemon.wait_for_log("listening on ");
+        let line = daemon.wait_for_log("serving ");
         let (_, address) = line.split_once("://").expect("the line names the URL");
         let address = address.trim_end_matches('/').parse().expect("an address and a port");
         Self { daemon, address }

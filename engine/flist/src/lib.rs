@@ -5,7 +5,7 @@
 //! - [`Index`] compiles a list once into a file that is mapped from then on. This is what a mount uses.
 //! - [`Flist`] holds all entries in memory, in the order of the list: for tools and tests.
 //!
-//! [`Writer`] writes lists, and [`signature`] checks who signed one.
+//! [`Writer`] writes lists, and [`verify`] checks who signed one.
 //!
 //! # The rules
 //!
@@ -41,7 +41,7 @@ mod limits;
 mod line;
 mod parse;
 mod path;
-pub mod signature;
+mod signature;
 mod source;
 mod tree;
 mod write;
@@ -53,5 +53,6 @@ pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
 pub use parse::{Flist, ParseOptions, Times};
+pub use signature::{PublicKey, SignatureError, verify};
 pub use source::Source;
 pub use write::{WriteError, Writer};

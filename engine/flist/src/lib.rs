@@ -13,7 +13,7 @@
 //! and [`Reason`]. What comes out of this crate is safe to use as it is: no path leaves the tree, none is there
 //! twice, nothing is below a file, and all is within the [limits](crate#constants).
 //!
-//! Where DESIGN leaves it open:
+//! What the format leaves to its readers is decided like this:
 //!
 //! - An empty file is an error (it is more likely a failed download than an empty tree); `# aysfs-flist 2` alone is
 //!   an empty tree.

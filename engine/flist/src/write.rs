@@ -155,7 +155,7 @@ fn long(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
         line.push(b'|');
     }
     let (ctime, mtime) = (entry.ctime.secs, entry.mtime.secs);
-    write!(line, "{:o}|{}|{ctime}|{mtime}|", entry.perm, entry.kind.code())?;
+    write!(line, "{:o}|{}|{ctime}|{mtime}|", entry.perm & 0o7777, entry.kind.code())?;
     match entry.kind {
         Kind::Symlink => line.extend(v1_text(entry, dialect, &entry.target)?),
         kind => device(line, kind)?,
@@ -227,8 +227,10 @@ fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
             Some(Content::V1(_)) | None => {}
         }
         if let Some(data) = &entry.data {
-            let segments: Vec<_> =
-                data.iter().map(|data| format!("{}+{}", data.start, data.end - data.start)).collect();
+            let segments: Vec<_> = data
+                .iter()
+                .map(|data| format!("{}+{}", data.start, data.end.saturating_sub(data.start)))
+                .collect();
             write!(line, "|data={}", segments.join(","))?;
         }
     }

@@ -128,22 +128,23 @@ impl Order {
             numbers: vec![UNSEEN; tree.nodes.len()],
             children: vec![(0, 0); tree.nodes.len()],
         };
-        let mut number = 0..u32::MAX;
-        let mut dentry = 0;
-        order.numbers[0] = number.next().unwrap_or(UNSEEN);
-        order.nodes.push(0);
-        let mut ahead = vec![0];
+        const ROOT: u32 = 0;
+        order.numbers[0] = 0;
+        order.nodes.push(ROOT);
+        let (mut next_number, mut next_dentry) = (1, 0);
+        let mut ahead = vec![ROOT];
         while let Some(directory) = ahead.pop() {
             let names = group(directory);
             let count = groups[directory as usize].1;
-            order.children[directory as usize] = (dentry, count);
-            dentry += count;
+            order.children[directory as usize] = (next_dentry, count);
+            next_dentry += count;
             order.names.extend(names);
             for name in names {
                 let node = tree.names[*name as usize].node;
                 if order.numbers[node as usize] == UNSEEN {
-                    order.numbers[node as usize] = number.next().unwrap_or(UNSEEN);
+                    order.numbers[node as usize] = next_number;
                     order.nodes.push(node);
+                    next_number += 1;
                 }
             }
             let is_directory = |node: &u32| tree.nodes[*node as usize].kind == Kind::Directory.code();

@@ -10,6 +10,9 @@ use super::format::FORMAT;
 use crate::parse::{ParseOptions, Times};
 use crate::source::Source;
 
+/// How the name of a file begins while it is being written.
+pub(super) const UNFINISHED: &str = "new-";
+
 /// What an index is made of: the bytes of the list, how they are understood, and the format of the index. Equal
 /// keys, equal indexes.
 #[derive(Clone, Copy, PartialEq, Eq)]

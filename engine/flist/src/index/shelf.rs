@@ -5,22 +5,27 @@
 //! | `<key>.index` | an index; written under another name, synced, then renamed, and never changed again |
 //! | `<key>.seal` | this very file had the right checksum since this boot |
 //! | `<place>.list` | the digest of the list at a place, when it was last looked at |
+//! | `new-*` | one of these that is being written, or was when the machine went down |
 //!
 //! Whoever can write into this directory decides what is mounted: it has to be private.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use super::key::{self, Key};
+use super::key::{self, Key, UNFINISHED};
 use super::stamp::{FileState, Stamp, boot_id};
 use super::{Index, Provenance, build, file};
 use crate::error::FlistError;
 use crate::parse::{ParseOptions, scan};
 use crate::source::{Digesting, Raw, Source};
 use crate::tree::Tree;
+
+/// How long after its last change nobody can be writing it any more.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A directory of indexes, at a moment.
 pub(super) struct Shelf<'a> {
@@ -86,7 +91,8 @@ impl Shelf<'_> {
         let failed = |source| FlistError::Index { path: path.clone(), source };
         let write = || -> io::Result<File> {
             DirBuilder::new().recursive(true).mode(0o700).create(self.dir)?;
-            let temp = tempfile::Builder::new().prefix("new-").suffix(".index").tempfile_in(self.dir)?;
+            self.sweep()?;
+            let temp = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(self.dir)?;
             build::write(tree, &scanned, &key, temp.as_file())?;
             temp.as_file().sync_all()?;
             let index = temp.persist(&path)?;
@@ -95,6 +101,20 @@ impl Shelf<'_> {
         };
         let index = write().and_then(|index| Index::map(&index, path.clone(), &key)).map_err(failed)?;
         Ok((digest, index))
+    }
+
+    /// Removes what a crash left half written.
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.dir)? {
+            let entry = entry?;
+            let is_old = |modified| self.now.duration_since(modified).is_ok_and(|age| age > ABANDONED);
+            if entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes())
+                && entry.metadata().and_then(|stat| stat.modified()).is_ok_and(is_old)
+            {
+                remove_file(&entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// The index of this key, if there is one and it can be trusted.
@@ -130,14 +150,18 @@ impl Shelf<'_> {
 
     /// Removes an index that its list has outgrown. Whoever has it open keeps it.
     fn remove(&self, key: &Key) {
-        let index: PathBuf = key.index_in(self.dir);
-        for path in [Key::seal_of(&index), index] {
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old index");
-            }
-        }
+        let index = key.index_in(self.dir);
+        remove_file(&Key::seal_of(&index));
+        remove_file(&index);
+    }
+}
+
+/// A file that stays wastes space, no more.
+fn remove_file(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove an old index");
     }
 }
 

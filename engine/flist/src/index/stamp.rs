@@ -14,6 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{I64, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::key::UNFINISHED;
+
 /// What changes when the content of a file does.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
@@ -105,7 +107,7 @@ impl Stamp {
     /// Keeps the stamp. Failing to do so costs time at the next mount, so it is only logged.
     pub(super) fn write(&self, path: &Path) {
         let written = path.parent().ok_or(io::ErrorKind::NotFound.into()).and_then(|dir| {
-            let mut temp = tempfile::NamedTempFile::new_in(dir)?;
+            let mut temp = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
             temp.write_all(self.as_bytes())?;
             temp.persist(path)?;
             Ok::<_, io::Error>(())

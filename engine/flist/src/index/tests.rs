@@ -226,6 +226,19 @@ fn a_bad_list_leaves_no_index_and_keeps_the_old_one() {
 }
 
 #[test]
+fn what_a_crash_left_is_swept_away() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.shelf_dir()).expect("the directory of indexes");
+    let [old, recent] = ["new-old", "new-recent"].map(|name| fixture.shelf_dir().join(name));
+    File::create(&recent).expect("writable");
+    let long_ago = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+    File::create(&old).and_then(|file| file.set_modified(long_ago)).expect("writable");
+    fixture.open();
+    assert!(!old.exists());
+    assert!(recent.exists(), "someone may be writing it");
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let fixture = Fixture::new();
     let dir = fixture.list().join("below-a-file");

@@ -392,13 +392,15 @@ fn fault(error: &reqwest::Error) -> Fault {
         if let Some(Unreadable(error)) = current.downcast_ref() {
             return Fault::Local(io::Error::new(error.kind(), error.clone()));
         }
-        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(rustls::Error::InvalidCertificate(reason)) =
-            inner.and_then(|inner| inner.downcast_ref()).or_else(|| current.downcast_ref())
-        {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = current.downcast_ref() {
             return Fault::Protocol(format!("the stor's certificate is not trusted: {reason:?}"));
         }
-        cause = current.source();
+        // An I/O error passes over the error that it was made from when it is asked for its source.
+        let wrapped = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = match wrapped {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
     }
     Fault::Unavailable(chain(error))
 }

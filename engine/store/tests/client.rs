@@ -18,7 +18,8 @@ use aysfs_store::{Fault, Fetched, Key, Named, Precondition, StorOptions, Store, 
 use support::{Certificates, PATIENT, Running, client, hasty};
 use url::Url;
 
-const SOON: Duration = Duration::from_millis(400);
+/// A deadline that a test waits for; long enough for a busy machine to do what must happen before.
+const SOON: Duration = Duration::from_millis(1500);
 
 async fn got(store: &dyn Store, key: &Key) -> Result<Vec<u8>, Fault> {
     let body = store.get(key, None).await.map_err(|error| error.fault)?;

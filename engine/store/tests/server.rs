@@ -215,7 +215,7 @@ fn half(bytes: &str) -> (String, &str) {
 #[tokio::test]
 async fn slow_clients_are_cut_off_and_do_not_hold_up_others() {
     let limits =
-        Limits { head: Duration::from_millis(300), idle: Duration::from_millis(300), ..Limits::default() };
+        Limits { head: Duration::from_secs(1), idle: Duration::from_secs(1), ..Limits::default() };
     let server = Running::with_limits(limits).await;
     let (put, _) = half("a body that does not arrive");
     let mut slow = Vec::new();
@@ -236,7 +236,7 @@ async fn slow_clients_are_cut_off_and_do_not_hold_up_others() {
 
 #[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_cut_off() {
-    let limits = Limits { idle: Duration::from_millis(300), connections: 1, ..Limits::default() };
+    let limits = Limits { idle: Duration::from_secs(1), connections: 1, ..Limits::default() };
     let server = Running::with_limits(limits).await;
     let bytes = noise(1, 32 << 20);
     client(&StorOptions::new(server.url.clone())).put(&sha256(&bytes), &upload(&bytes)).await.expect("put");

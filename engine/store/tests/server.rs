@@ -214,8 +214,7 @@ fn half(bytes: &str) -> (String, &str) {
 
 #[tokio::test]
 async fn slow_clients_are_cut_off_and_do_not_hold_up_others() {
-    let limits =
-        Limits { head: Duration::from_secs(1), idle: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { head: Duration::from_secs(1), idle: Duration::from_secs(1), ..Limits::default() };
     let server = Running::with_limits(limits).await;
     let (put, _) = half("a body that does not arrive");
     let mut slow = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
@@ -224,11 +224,11 @@ async fn a_listing_has_every_object_once(store: &dyn Store) {
         objects
     };
     assert!(listed().await.is_empty());
-    let mut expected = Vec::new();
-    for length in 0..1500_u16 {
+    let puts = (0..1500_u16).map(|length| async move {
         let bytes = noise(length.into(), length.into());
-        expected.push((put(store, &bytes).await, u64::from(length)));
-    }
+        (put(store, &bytes).await, u64::from(length))
+    });
+    let mut expected: Vec<_> = stream::iter(puts).buffer_unordered(16).collect().await;
     expected.sort();
     let objects = listed().await;
     let now = SystemTime::now();

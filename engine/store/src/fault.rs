@@ -18,7 +18,7 @@ mod server;
 
 pub use server::{FaultServer, ServerTrouble};
 
-/// What happens to a call.
+/// What happens to a call. What is about a body happens to [`Store::get`] only.
 #[derive(Clone, Debug)]
 pub enum Trouble {
     /// Nothing.

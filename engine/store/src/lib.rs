@@ -1,9 +1,13 @@
 //! Stors and the cache: where objects live, how they are verified, and where they are kept.
 //!
 //! - [`Store`] is a place that keeps objects under keys: [`aydostor`] over HTTP, [`DirStore`] in a directory.
-//!   [`Mirror`] puts several in order of health.
+//!   [`open`] makes one of an address; [`Mirror`] puts several in order of health.
+//! - [`fetch_url`] gets a flist from any web server.
 //! - [`codec`] turns plain bytes into stored bytes and back.
 //! - [`Cache`] keeps plain, verified files by content id, and fetches what it lacks.
+//!
+//! The feature `testing` adds what tests need: the contract that every stor keeps as a suite of tests, a stor in
+//! memory, and stors that fail on demand.
 //!
 //! Nothing that comes out of a stor is trusted: a [`Chunk`] reaches a reader only when its plain bytes have the
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].

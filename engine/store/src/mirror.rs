@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use tokio::time::Instant;
 
 use crate::{Fault, Key, Store, StoreError, Stored, Upload};
@@ -39,7 +39,8 @@ impl From<&Fault> for Outcome {
 /// One stor or more; the first is the one that counts when something is put.
 #[derive(Debug)]
 pub struct Mirror {
-    members: Vec<Member>,
+    first: Member,
+    others: Vec<Member>,
 }
 
 #[derive(Debug)]
@@ -89,25 +90,29 @@ impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
         let member = |store| Member { store, health: Mutex::default() };
-        Self { members: std::iter::once(first).chain(others).map(member).collect() }
+        Self { first: member(first), others: others.into_iter().map(member).collect() }
     }
 
     /// The stor that counts when something is put.
     pub fn first(&self) -> &Arc<dyn Store> {
-        &self.members[0].store
+        &self.first.store
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
     /// All stors, in the order in which a reader should try them. The reader verifies what it gets, and reports.
     pub fn in_order(&self) -> Vec<Arc<dyn Store>> {
         let now = Instant::now();
-        let (back, ready): (Vec<_>, Vec<_>) = self.members.iter().partition(|member| member.stands_back(now));
+        let (back, ready): (Vec<_>, Vec<_>) = self.members().partition(|member| member.stands_back(now));
         ready.into_iter().chain(back).map(|member| member.store.clone()).collect()
     }
 
     /// Takes note of how a read from `store`, one of [`Mirror::in_order`], went.
     pub fn report(&self, store: &Arc<dyn Store>, outcome: Outcome) {
         let is_it = |member: &&Member| std::ptr::addr_eq(Arc::as_ptr(&member.store), Arc::as_ptr(store));
-        if let Some(member) = self.members.iter().find(is_it) {
+        if let Some(member) = self.members().find(is_it) {
             member.report(outcome);
         }
     }
@@ -117,10 +122,9 @@ impl Mirror {
     /// # Errors
     /// The first failed, whatever the others did.
     pub async fn put(&self, key: &Key, body: &Upload) -> Result<Stored, StoreError> {
-        let puts = self.members.iter().map(|member| member.store.put(key, body));
-        let mut outcomes = join_all(puts).await.into_iter();
-        let Some(first) = outcomes.next() else { unreachable!("a mirror has a first stor") };
-        for (outcome, member) in outcomes.zip(&self.members[1..]) {
+        let others = self.others.iter().map(|member| member.store.put(key, body));
+        let (first, others) = join(self.first.store.put(key, body), join_all(others)).await;
+        for (outcome, member) in others.into_iter().zip(&self.others) {
             match (&outcome, &first) {
                 (Err(error), _) => tracing::warn!(%error, "an object is missing in a mirror"),
                 (Ok(stored), Ok(first)) if stored.key != first.key => {

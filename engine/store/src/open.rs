@@ -83,7 +83,7 @@ impl StorOptions {
         }
     }
 
-    /// Refuses, or warns about, what would be readable on the way.
+    /// Refuses what would be readable on the way and must not be.
     pub(crate) fn check_privacy(&self) -> Result<(), OpenError> {
         if self.url.scheme() == "http" && self.require_tls == RequireTls::Yes {
             return Err(OpenError::TlsRequired { url: self.address().into() });

@@ -11,8 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use reqwest::header::{CONTENT_LENGTH, ETAG, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
@@ -44,10 +43,16 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// A connection pool, and who we are for the other side.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Transport {
     http: reqwest::Client,
     credentials: Option<Credentials>,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("credentials", &self.credentials).finish_non_exhaustive()
+    }
 }
 
 impl Transport {
@@ -387,18 +392,23 @@ fn upload_stream(body: &Upload, progress: Progress) -> BoxStream<'static, Result
 
 /// The fault that a failed request stands for.
 fn fault(error: &reqwest::Error) -> Fault {
+    if error.is_builder() {
+        return Fault::Refused(format!("not a request: {}", chain(error)));
+    }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(Unreadable(error)) = current.downcast_ref() {
             return Fault::Local(io::Error::new(error.kind(), error.clone()));
         }
-        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(rustls::Error::InvalidCertificate(reason)) =
-            inner.and_then(|inner| inner.downcast_ref()).or_else(|| current.downcast_ref())
-        {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = current.downcast_ref() {
             return Fault::Protocol(format!("the stor's certificate is not trusted: {reason:?}"));
         }
-        cause = current.source();
+        // An I/O error passes over the error that it was made from when it is asked for its source.
+        let wrapped = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = match wrapped {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
     }
     Fault::Unavailable(chain(error))
 }

@@ -60,7 +60,7 @@ impl Disk {
     /// Opens a root, makes it if need be, and removes what writers that died have left.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let context = |error| at(path, error);
-        std::fs::create_dir_all(path).map_err(context)?;
+        make_durable(path).map_err(context)?;
         let root = open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())
             .map_err(|error| context(error.into()))?;
         let (incoming, _) = make_directory(&root, INCOMING).map_err(context)?;
@@ -182,15 +182,19 @@ impl Disk {
         let version = ETag(body.key().as_str().to_owned());
         body.sync().map_err(context)?;
         let _lock = self.lock_named().map_err(context)?;
-        let current = self.read_named(name)?.map(|(_, version)| version);
-        match condition {
-            Precondition::None => {}
-            Precondition::Absent if current.is_none() => {}
-            Precondition::Version(known) if current.as_ref() == Some(known) => {}
-            Precondition::Absent | Precondition::Version(_) => return Err(Fault::Conflict),
+        let is_new = stat_file(&self.named, name.as_str()).map_err(context)?.is_none();
+        let holds = match condition {
+            Precondition::None => true,
+            Precondition::Absent => is_new,
+            Precondition::Version(known) => {
+                self.read_named(name)?.is_some_and(|(_, version)| version == *known)
+            }
+        };
+        if !holds {
+            return Err(Fault::Conflict);
         }
         body.publish(&self.named, name.as_str()).map_err(context)?;
-        Ok((version, current.is_none()))
+        Ok((version, is_new))
     }
 
     /// The lock of all named files, which other processes respect too; it is released when dropped.
@@ -224,7 +228,7 @@ impl Disk {
         })?;
         let version = ETag(digest.key().as_str().to_owned());
         // The clock of the filesystem is coarse: a file may change again without a new time.
-        if modified(&stat).elapsed().is_ok_and(|age| age > Duration::from_secs(2)) {
+        if time(stat.st_ctime, stat.st_ctime_nsec).elapsed().is_ok_and(|age| age > Duration::from_secs(2)) {
             versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
             versions.insert(name.clone(), (stamp, version.clone()));
         }
@@ -326,6 +330,17 @@ fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+/// Makes a directory with its parents, so that none of them is lost in a crash.
+fn make_durable(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<_> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    std::fs::create_dir_all(&path)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
 fn open_directory(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
     match openat(parent, name, DIRECTORY, Mode::empty()) {
         Ok(directory) => Ok(Some(directory)),
@@ -410,6 +425,10 @@ fn length(stat: &Stat) -> u64 {
 }
 
 fn modified(stat: &Stat) -> SystemTime {
-    let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-    UNIX_EPOCH + seconds + Duration::from_nanos(stat.st_mtime_nsec)
+    time(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    UNIX_EPOCH + seconds + Duration::from_nanos(nanoseconds)
 }

@@ -25,7 +25,8 @@ pub(crate) fn start(args: LogArgs) {
     };
     // Libraries have their own idea of what is worth a line; ours are the ones that know.
     let libraries = if filter < LevelFilter::DEBUG { filter.min(LevelFilter::ERROR) } else { filter };
-    let targets = Targets::new().with_default(libraries).with_targets([("aysfs", filter), ("access", filter)]);
+    let targets =
+        Targets::new().with_default(libraries).with_targets([("aysfs", filter), ("access", filter)]);
     let lines = tracing_subscriber::fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr);
     tracing_subscriber::registry().with(lines).with(targets).init();
 }

@@ -49,12 +49,10 @@ struct Ready {
 /// Everything that can be wrong is found before the first mount, and all of it is reported.
 pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let mut ready = tokio::select! {
+    let ready = tokio::select! {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
-    // Outer mounts first, whatever the order in the file.
-    ready.sort_by_key(|ready| ready.plan.point.components().count());
     let mounted = mount(ready)?;
     info!("all mounts are up");
 
@@ -73,13 +71,19 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
 }
 
 /// Opens and loads what the plans need, and reports everything that is wrong with them.
-async fn prepare(plans: Vec<Plan>) -> anyhow::Result<Vec<Ready>> {
+async fn prepare(mut plans: Vec<Plan>) -> anyhow::Result<Vec<Ready>> {
+    // Outer mounts first, whatever the order in the file.
+    plans.sort_by_key(|plan| plan.point.components().count());
     let mut caches = BTreeMap::new();
-    let mut ready = Vec::new();
+    let mut ready: Vec<Ready> = Vec::new();
     let mut problems = Vec::new();
     for plan in plans {
         let point = plan.point.clone();
-        match prepare_one(plan, &mut caches).await {
+        // The directory of an inner mount is there when the outer one is.
+        let is_inner = ready.iter().any(|outer| point.starts_with(&outer.plan.point));
+        let free = if is_inner { Ok(()) } else { free_mount_point(&point) };
+        let prepared = async { free.and(Ok(prepare_one(plan, &mut caches).await?)) };
+        match prepared.await {
             Ok(one) => ready.push(one),
             Err(error) => problems.push(format!("{}: {error:#}", point.display())),
         }
@@ -98,7 +102,6 @@ async fn prepare_one(plan: Plan, caches: &mut BTreeMap<PathBuf, Arc<Cache>>) -> 
         }
     };
     let base = load::load(&plan.flist, &plan.stors, plan.deadline, &plan.backend).await?;
-    free_mount_point(&plan.point)?;
     Ok(Ready { fs: AysFs::new(base, cache, stors), plan })
 }
 
@@ -159,13 +162,16 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
     let mut mounted: Vec<(PathBuf, Box<dyn Mount>)> = Vec::new();
     for Ready { plan, fs } in ready {
         let entries = fs.base().index().len();
-        // Dropping the mounts that were made so far unmounts them, inner ones first.
-        let one = plan.frontend.mount(Arc::new(fs), &plan.point, &plan.options, &Handle::current());
+        let one =
+            free_mount_point(&plan.point).with_context(|| plan.point.display().to_string()).and_then(|()| {
+                Ok(plan.frontend.mount(Arc::new(fs), &plan.point, &plan.options, &Handle::current())?)
+            });
         match one {
             Ok(one) => mounted.push((plan.point.clone(), one)),
             Err(error) => {
+                // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
-                return Err(error.into());
+                return Err(error);
             }
         }
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());

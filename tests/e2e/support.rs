@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -30,7 +30,11 @@ impl Lab {
 
     pub(crate) fn dir(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(&path).expect("a directory");
+        match fs::create_dir(&path) {
+            // Also when a dead mount lies on it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made.expect("a directory"),
+        }
         path
     }
 
@@ -44,7 +48,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for point in mounts_below(self.0.path()).into_iter().rev() {
-            drop(rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH));
+            rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).ok();
         }
     }
 }

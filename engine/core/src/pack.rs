@@ -109,6 +109,10 @@ pub async fn pack(
     progress.scanned.store(true, Ordering::Relaxed);
 
     let mut summary = Summary::default();
+    if options.dialect != Dialect::V2 {
+        // Readers of v1 do not know that the root can be an entry.
+        entries.retain(|entry| !entry.path.is_empty());
+    }
     if options.dialect == Dialect::V1Short {
         let before = entries.len();
         entries.retain(|entry| entry.kind == Kind::Regular);

@@ -319,7 +319,7 @@ async fn fetched(
     url: &Url,
     stor: Option<&StorOptions>,
     limit: u64,
-) -> Result<Vec<u8>, aysfs_store::FetchError> {
+) -> Result<Vec<u8>, aysfs_store::UrlError> {
     match fetch_url(url, stor, None, limit, PATIENT).await? {
         Fetched::Found { body, .. } => Ok(bytes_of(body).await?),
         Fetched::Unchanged => panic!("no version was known"),
@@ -371,11 +371,11 @@ async fn a_fetch_has_a_limit_and_knows_versions() {
             .to_string()
             .contains("longer than 5000 bytes")
     );
-    let Fetched::Found { etag, .. } = fetch_url(&url, None, None, 1000, PATIENT).await.expect("fetched")
+    let Fetched::Found { etag, .. } = fetch_url(&url, &[], None, 1000, PATIENT).await.expect("fetched")
     else {
         panic!("no version was known");
     };
-    let again = fetch_url(&url, None, etag.as_ref(), 1000, PATIENT).await.expect("fetched");
+    let again = fetch_url(&url, &[], etag.as_ref(), 1000, PATIENT).await.expect("fetched");
     assert!(matches!(again, Fetched::Unchanged));
     let error = fetched(&"ftp://h/x".parse().expect("a URL"), None, 1).await.expect_err("not HTTP");
     assert_eq!(error.to_string(), "ftp://h/x: only http:// and https:// URLs can be fetched");

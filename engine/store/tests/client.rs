@@ -320,7 +320,7 @@ async fn fetched(
     stor: Option<&StorOptions>,
     limit: u64,
 ) -> Result<Vec<u8>, aysfs_store::UrlError> {
-    match fetch_url(url, stor, None, limit, PATIENT).await? {
+    match fetch_url(url, stor.map_or(&[], std::slice::from_ref), None, limit, PATIENT).await? {
         Fetched::Found { body, .. } => Ok(bytes_of(body).await?),
         Fetched::Unchanged => panic!("no version was known"),
     }

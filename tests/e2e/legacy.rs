@@ -22,7 +22,7 @@ fn the_old_example_mounts_after_changing_paths_and_address() {
     // The old builders wrote absolute paths; `trim_base` takes the mount point off again.
     let point = lab.dir("opt");
     let text = fs::read_to_string(list).expect("a flist");
-    let absolute: String = text.lines().map(|line| format!("{}/{line}\n", point.display())).collect();
+    let absolute: String = text.lines().map(|line| format!("{}{line}\n", point.display())).collect();
     let flist = lab.file("jumpscale__base.flist", absolute);
 
     let config = OLD_EXAMPLE

@@ -61,9 +61,9 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
             info!("{by}: unmounting");
-            // Inner mounts first.
-            for (point, mount) in mounted.iter().rev() {
-                unmount(point, mount.as_ref()).await?;
+            tokio::select! {
+                done = unmount_all(&mounted) => done?,
+                by = signals.next() => bail!("{by} again: stopped while mounts were still in use"),
             }
         }
     }
@@ -177,6 +177,14 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
     }
     Ok(mounted)
+}
+
+async fn unmount_all(mounted: &[(PathBuf, Box<dyn Mount>)]) -> anyhow::Result<()> {
+    // Inner mounts first.
+    for (point, mount) in mounted.iter().rev() {
+        unmount(point, mount.as_ref()).await?;
+    }
+    Ok(())
 }
 
 /// Unmounts one; if it stays busy, takes its name away and serves it until its last user is gone.

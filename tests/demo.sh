@@ -52,9 +52,9 @@ size=$(du -sh "$tree" 2>/dev/null | cut -f1)
 
 step "1. A stor: the place that keeps content"
 show "aysfs stor --listen 127.0.0.1:0 --root stor"
-"$aysfs" stor --listen 127.0.0.1:0 --root "$lab/stor" -l 4 2>"$lab/stor.log" &
+"$aysfs" stor --listen 127.0.0.1:0 --root "$lab/stor" 2>"$lab/stor.log" &
 stor_pid=$!
-await "$stor_pid" "$lab/stor.log" 'listening on '
+await "$stor_pid" "$lab/stor.log" 'serving '
 url=$(grep -o 'http://[0-9.:]*' "$lab/stor.log" | head -n 1)
 echo "It serves a directory over HTTP, at $url"
 

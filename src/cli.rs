@@ -156,6 +156,10 @@ pub(crate) struct PackArgs {
     #[arg(long, default_value = "v2", value_enum)]
     pub(crate) format: Format,
 
+    /// Leave out what matches this pattern, written as in a .gitignore (repeatable): site-packages, *.pyc, /cache/.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+
     /// Name of what is packed, for the header of a v2 flist.
     #[arg(long)]
     pub(crate) name: Option<String>,

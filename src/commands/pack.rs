@@ -50,6 +50,7 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
             created: Some(jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string()),
             ..Header::default()
         },
+        exclude: args.exclude,
         spool: dir,
     };
 

@@ -33,8 +33,27 @@ pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
     mounts::serve(plans).await
 }
 
+/// What a config asks of this mount that this version does not do.
+fn without_effect(mount: &Mount) -> Vec<&'static str> {
+    let backend = &mount.backend;
+    let asked = [
+        ("upload", backend.upload),
+        ("publish", backend.publish),
+        ("encrypted", backend.encryption.is_some()),
+        ("cleanup_older_than", backend.cleanup_older_than.is_some()),
+        ("cache_size", backend.cache_size.is_some()),
+        ("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some())),
+    ];
+    asked.into_iter().filter(|(_, asked)| *asked).map(|(key, _)| key).collect()
+}
+
 /// What has to be done for one mount of a config.
 fn plan(mount: &Mount) -> anyhow::Result<Plan> {
+    let idle = without_effect(mount);
+    if !idle.is_empty() {
+        let (point, idle) = (mount.path.display(), idle.join(", "));
+        warn!("{point}: not in this version of aysfs, and without effect: {idle}");
+    }
     let flist = match &mount.mode {
         Mode::ReadOnly(flist) => flist,
         Mode::Overlay(flist) => {

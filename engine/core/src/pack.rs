@@ -31,6 +31,8 @@ pub struct Options {
     pub dialect: Dialect,
     /// The header of a v2 flist.
     pub header: Header,
+    /// Patterns of what to leave out, as in a `.gitignore`: `site-packages`, `*.pyc`, `/cache/`, `!keep.pyc`.
+    pub exclude: Vec<String>,
     /// Where the stored form of a large file is kept until it is sent.
     pub spool: PathBuf,
 }
@@ -71,6 +73,8 @@ pub struct Summary {
 pub enum PackError {
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
+    #[error("{pattern:?} is not a pattern of what to leave out")]
+    Pattern { pattern: String, source: ignore::Error },
     #[error("cannot read {}", .path.display())]
     Read { path: PathBuf, source: io::Error },
     /// Its content would not fit its size and its times.
@@ -96,9 +100,10 @@ pub async fn pack(
     if !root.is_dir() {
         return Err(PackError::NotADirectory(root.to_owned()));
     }
+    let exclude = scan::exclude(root, &options.exclude)?;
     let (from, counted) = (root.to_owned(), progress.clone());
     let mut entries = blocking(move || {
-        scan::scan(&from, |entry| {
+        scan::scan(&from, &exclude, |entry| {
             counted.entries.fetch_add(1, Ordering::Relaxed);
             if entry.link.is_none() {
                 counted.bytes_found.fetch_add(entry.size, Ordering::Relaxed);

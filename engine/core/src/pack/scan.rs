@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use aysfs_flist::{Entry, Kind, Owner, Timestamp};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use uzers::{Groups, Users, UsersCache};
@@ -19,11 +20,18 @@ use super::PackError;
 /// Walks `root` in the order of a flist: parents before children, names sorted by bytes.
 ///
 /// The first name of a file that has several carries its content; the others become links to it.
-pub(super) fn scan(root: &Path, mut seen: impl FnMut(&Entry)) -> Result<Vec<Entry>, PackError> {
+pub(super) fn scan(
+    root: &Path,
+    exclude: &Gitignore,
+    mut seen: impl FnMut(&Entry),
+) -> Result<Vec<Entry>, PackError> {
     let users = UsersCache::new();
     let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     let mut found = Vec::new();
-    for item in WalkDir::new(root).sort_by(|a, b| a.file_name().cmp(b.file_name())) {
+    let walk = WalkDir::new(root).sort_by(|a, b| a.file_name().cmp(b.file_name())).into_iter().filter_entry(
+        |item| item.depth() == 0 || !exclude.matched(item.path(), item.file_type().is_dir()).is_ignore(),
+    );
+    for item in walk {
         let item = item.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
             PackError::Read { path, source: error.into() }
@@ -53,6 +61,19 @@ pub(super) fn scan(root: &Path, mut seen: impl FnMut(&Entry)) -> Result<Vec<Entr
         found.push(entry);
     }
     Ok(found)
+}
+
+/// The patterns of what is left out of the tree at `root`.
+pub(super) fn exclude(root: &Path, patterns: &[String]) -> Result<Gitignore, PackError> {
+    let failed = |pattern: &str| {
+        let pattern = pattern.to_owned();
+        move |source| PackError::Pattern { pattern, source }
+    };
+    let mut builder = GitignoreBuilder::new(root);
+    for pattern in patterns {
+        builder.add_line(None, pattern).map_err(failed(pattern))?;
+    }
+    builder.build().map_err(failed(&patterns.join(" ")))
 }
 
 fn describe(path: Vec<u8>, meta: &Metadata, users: &UsersCache) -> Entry {

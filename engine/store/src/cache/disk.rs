@@ -111,6 +111,11 @@ impl PartialFile {
     pub(super) fn file(&self) -> &File {
         &self.file
     }
+
+    /// A path that leads to it whatever its name is, if it has one.
+    fn link(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
 }
 
 impl Disk {
@@ -230,13 +235,17 @@ impl Disk {
             },
             placed => placed?,
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.root, name, flags, Mode::empty())?;
         lock(&self.shunned).remove(id);
-        if self.failing.swap(false, Ordering::Relaxed) {
+        File::open(partial.link())
+    }
+
+    /// Notes that it could be written; returns whether that is news.
+    pub(super) fn works(&self) -> bool {
+        let news = self.failing.swap(false, Ordering::Relaxed);
+        if news {
             tracing::info!("the cache in {} works again", self.path.display());
         }
-        Ok(file.into())
+        news
     }
 
     /// Removes a file that is not what it should be; where that fails, it is never looked at again.
@@ -291,10 +300,7 @@ impl Disk {
         if let Some(temporary) = &partial.name {
             return renameat(CWD, &**temporary, &self.root, name);
         }
-        let link = |name: &str| {
-            let file = format!("/proc/self/fd/{}", partial.file.as_raw_fd());
-            linkat(CWD, file, &self.root, name, AtFlags::SYMLINK_FOLLOW)
-        };
+        let link = |name: &str| linkat(CWD, partial.link(), &self.root, name, AtFlags::SYMLINK_FOLLOW);
         match link(name) {
             Err(Errno::EXIST) => {
                 // A link replaces nothing; a rename does.

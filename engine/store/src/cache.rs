@@ -181,11 +181,6 @@ impl Cache {
         self.counters.snapshot()
     }
 
-    /// Whether a content is verified and open.
-    fn has_open(&self, content: &Content) -> bool {
-        lock(&self.files).open.contains(&FileKey::of(content))
-    }
-
     /// Finds a content, or makes a partial of it; costs a few system calls for a file that is not open.
     fn locate(self: &Arc<Self>, content: &Content) -> Place {
         let key = FileKey::of(content);
@@ -259,16 +254,21 @@ impl Cache {
             self.counters.verification_failures.add(1);
             return Err(Reason::Flist(found));
         }
-        self.publish(content, file, found).map_err(Reason::Local)
+        self.publish(content, file, found)
     }
 
     /// Gives a verified file its name; if the directory does not take it, it is used without one.
-    fn publish(&self, content: &Content, file: &PartialFile, plain: ContentId) -> io::Result<Arc<File>> {
+    fn publish(&self, content: &Content, file: &PartialFile, plain: ContentId) -> Result<Arc<File>, Reason> {
         let file = match self.disk.publish(file, &content.id, plain) {
-            Ok(file) => file,
+            Ok(file) => {
+                if self.disk.works() {
+                    self.memory.clear();
+                }
+                file
+            }
             Err(error) => {
                 self.disk.failed(&error);
-                file.file().try_clone()?
+                file.file().try_clone().map_err(Reason::Local)?
             }
         };
         let file = Arc::new(file);

@@ -111,6 +111,11 @@ impl PartialFile {
     pub(super) fn file(&self) -> &File {
         &self.file
     }
+
+    /// A path that leads to it whatever its name is, if it has one.
+    fn link(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
 }
 
 impl Disk {
@@ -201,17 +206,20 @@ impl Disk {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let partial = match openat(&self.root, ".", flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => PartialFile { file: file.into(), name: None },
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let (file, name) = tempfile::Builder::new()
-                    .prefix(&format!("{}-", getpid().as_raw_pid()))
-                    .tempfile_in(self.path.join(PARTIAL))?
-                    .into_parts();
-                PartialFile { file, name: Some(name) }
-            }
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.create_named()?,
             Err(error) => return Err(error.into()),
         };
         ftruncate(&partial.file, size)?;
         Ok(partial)
+    }
+
+    /// A new file in `partial/`, for filesystems that know only files with names.
+    fn create_named(&self) -> io::Result<PartialFile> {
+        let (file, name) = tempfile::Builder::new()
+            .prefix(&format!("{}-", getpid().as_raw_pid()))
+            .tempfile_in(self.path.join(PARTIAL))?
+            .into_parts();
+        Ok(PartialFile { file, name: Some(name) })
     }
 
     /// Gives a verified file its name, and opens it for reading only.
@@ -230,13 +238,17 @@ impl Disk {
             },
             placed => placed?,
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.root, name, flags, Mode::empty())?;
         lock(&self.shunned).remove(id);
-        if self.failing.swap(false, Ordering::Relaxed) {
+        File::open(partial.link())
+    }
+
+    /// Notes that it could be written; returns whether that is news.
+    pub(super) fn works(&self) -> bool {
+        let news = self.failing.swap(false, Ordering::Relaxed);
+        if news {
             tracing::info!("the cache in {} works again", self.path.display());
         }
-        Ok(file.into())
+        news
     }
 
     /// Removes a file that is not what it should be; where that fails, it is never looked at again.
@@ -291,10 +303,7 @@ impl Disk {
         if let Some(temporary) = &partial.name {
             return renameat(CWD, &**temporary, &self.root, name);
         }
-        let link = |name: &str| {
-            let file = format!("/proc/self/fd/{}", partial.file.as_raw_fd());
-            linkat(CWD, file, &self.root, name, AtFlags::SYMLINK_FOLLOW)
-        };
+        let link = |name: &str| linkat(CWD, partial.link(), &self.root, name, AtFlags::SYMLINK_FOLLOW);
         match link(name) {
             Err(Errno::EXIST) => {
                 // A link replaces nothing; a rename does.
@@ -358,5 +367,49 @@ fn sweep(partial: &Path) {
         if !alive && let Err(error) = std::fs::remove_file(entry.path()) {
             tracing::warn!("cannot remove {}, left by a crash: {error}", entry.path().display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn files(directory: &Path) -> usize {
+        std::fs::read_dir(directory).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn files_with_and_without_a_name_are_published_alike() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        let id = ContentId::Md5(Md5::digest(b"12345").into());
+        let partials = [
+            disk.create(5).expect("writable"),
+            disk.create_named().expect("writable"),
+            disk.create_named().expect("writable"),
+            disk.create(5).expect("writable"),
+        ];
+        // Each replaces the one before.
+        for partial in partials {
+            partial.file().write_all_at(b"12345", 0).expect("writable");
+            let file = disk.publish(&partial, &id, id).expect("published");
+            assert_eq!(digest(&file, &id).expect("readable"), id);
+            let Found::Verified(found) = disk.find(&id, 5) else { panic!("published and sealed") };
+            let inode = |file: &File| file.metadata().expect("stat").ino();
+            assert_eq!(inode(&found), inode(partial.file()));
+            file.write_at(b"x", 0).expect_err("what is handed out cannot be written");
+        }
+        assert_eq!(files(&directory.path().join(PARTIAL)), 0);
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        drop(disk.create(5).expect("writable"));
+        drop(disk.create_named().expect("writable"));
+        assert_eq!((files(directory.path()), files(&directory.path().join(PARTIAL))), (1, 0));
     }
 }

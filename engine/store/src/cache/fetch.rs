@@ -78,8 +78,7 @@ impl Fetch {
 
     async fn run(self) -> Result<Arrived, FetchError> {
         let ended = self.chunk_from_any().await.map_err(|reason| self.error(reason));
-        let progress = self.partial.settle(self.index, &ended);
-        if progress == Progress::Complete && !self.cache.has_open(self.partial.content()) {
+        if self.partial.settle(self.index, &ended) == Progress::Complete {
             self.cache.publication(&self.partial);
         }
         ended
@@ -96,12 +95,14 @@ impl Fetch {
     async fn chunk_from_any(&self) -> Result<Arrived, Reason> {
         let deadline = self.cache.options.deadline;
         let lane = self.cache.lanes.of(&self.sources);
+        let entered = Instant::now();
         let mut reach: Option<Reach> = None;
         let mut failures: Vec<(Arc<dyn Store>, SourceError)> = Vec::new();
         let mut pause = PAUSE_MIN;
         loop {
             let place = lane.enter(deadline).await.ok_or(Reason::Queue(deadline))?;
-            let reach = reach.get_or_insert_with(|| Reach { bytes: 0, give_up: Instant::now() + deadline });
+            let reach = reach
+                .get_or_insert_with(|| Reach { bytes: 0, give_up: entered.max(lane.last_byte()) + deadline });
             let mut stors = self.sources.in_order();
             stors.retain(|stor| {
                 let failure = failures.iter().find(|(failed, _)| Arc::ptr_eq(failed, stor));
@@ -146,7 +147,8 @@ impl Fetch {
         }
     }
 
-    /// Fetches from one stor, into the file; if that cannot be written, into memory.
+    /// Fetches from one stor, into the file; if that cannot be written, into memory. The outer error means that
+    /// no stor can help.
     async fn chunk_from(
         &self,
         stor: &Arc<dyn Store>,
@@ -210,10 +212,7 @@ impl Fetch {
                 None => rest = false,
             }
         }
-        let (sender, tail) = match rest {
-            true => Some(mpsc::channel(PIECES)).unzip(),
-            false => (None, None),
-        };
+        let (sender, tail) = rest.then(|| mpsc::channel(PIECES)).unzip();
         let decoding = {
             let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
             let input = Input::new(head, tail);
@@ -316,8 +315,8 @@ fn keep(
             let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)
                 .inspect_err(|_| partial.soil())?;
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
-                // Without a name it still is the verified content: the chunk has arrived in any case.
-                let _ = cache.publish(content, &file, decoded.plain);
+                let published = cache.publish(content, &file, decoded.plain);
+                partial.published(published.map_err(|reason| FetchError::new(content.id, reason)));
             }
             Arrived::InFile
         }

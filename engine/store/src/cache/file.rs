@@ -6,13 +6,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::ready;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::Fetch;
-use super::partial::{Arrived, Partial, Want};
+use super::partial::{Accept, Arrived, Partial, Want};
 use super::{Cache, FileKey, Place, append_at, lock};
 use crate::{Content, Mirror};
+
+/// How many chunks of a file are fetched at once when all of it is wanted: some leave room for other readers.
+const AHEAD: usize = 8;
 
 /// A content of a [`Cache`], wherever its bytes are now. Cheap to clone; keeps nothing open.
 ///
@@ -94,17 +99,15 @@ impl CachedFile {
                 doubt.await;
                 continue;
             }
-            let everything = 0..self.content.size;
-            let (chunks, _) = self.want(&partial, &everything);
-            for chunk in chunks {
-                if let Arrived::InMemory(_) = chunk.arrived().await? {
-                    return Err(FetchError::new(self.content.id, Reason::NoRoom));
-                }
-            }
-            // A file of one chunk was published with it.
-            if let Some(file) = self.complete() {
-                return Ok(file);
-            }
+            let everything = partial.chunks(&(0..self.content.size));
+            stream::iter(everything)
+                .map(|index| self.want(&partial, index).arrived())
+                .buffered(AHEAD)
+                .try_for_each(|arrived| match arrived {
+                    Arrived::InFile => ready(Ok(())),
+                    Arrived::InMemory(_) => ready(Err(FetchError::new(self.content.id, Reason::NoRoom))),
+                })
+                .await?;
             let publication = self.cache.publication(&partial);
             return publication.ok_or_else(|| FetchError::new(self.content.id, Reason::Gap))?.await;
         }
@@ -115,17 +118,19 @@ impl CachedFile {
         partial: &Arc<Partial>,
         part: &Range<u64>,
     ) -> Result<Option<Bytes>, FetchError> {
-        let (wanted, first) = self.want(partial, part);
-        let ready = wanted.iter().all(|want| matches!(want, Want::Ready(_)));
+        // All are asked for before the first is waited for.
+        let chunks = partial.chunks(part);
+        let wanted: Vec<_> = chunks.clone().map(|index| self.want(partial, index)).collect();
         let counters = &self.cache.counters;
-        if ready {
-            counters.hits.add(1)
-        } else {
+        let waits = wanted.iter().any(|want| matches!(want, Want::Pending(_)));
+        if waits {
             counters.misses.add(1)
+        } else {
+            counters.hits.add(1)
         }
 
         let mut bytes = buffer(part);
-        for (index, want) in (first..).zip(wanted) {
+        for (index, want) in chunks.zip(wanted) {
             let chunk = &self.content.chunks[index].plain;
             let piece = part.start.max(chunk.start)..part.end.min(chunk.end);
             match want.arrived().await? {
@@ -148,17 +153,15 @@ impl CachedFile {
         }
     }
 
-    /// Asks for the chunks of a part, all before the first is waited for; returns the index of the first, too.
-    fn want(&self, partial: &Arc<Partial>, part: &Range<u64>) -> (Vec<Want>, usize) {
-        let chunks = partial.chunks(part);
-        let fetch = |index| Fetch {
+    fn want(&self, partial: &Arc<Partial>, index: usize) -> Want {
+        let fetch = || Fetch {
             cache: self.cache.clone(),
             partial: partial.clone(),
             index,
             sources: self.sources.clone(),
         };
-        let wanted = chunks.clone().map(|index| partial.want(index, || fetch(index).start())).collect();
-        (wanted, chunks.start)
+        let accept = if self.cache.disk.is_writable() { Accept::InFile } else { Accept::InMemory };
+        partial.want(index, accept, || fetch().start())
     }
 }
 

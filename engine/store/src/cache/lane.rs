@@ -54,18 +54,52 @@ impl Lane {
         let place = self.permits.clone().acquire_owned();
         tokio::pin!(place);
         loop {
-            let until = entered.max(*lock(&self.last_byte)) + deadline;
+            let until = entered.max(self.last_byte()) + deadline;
             if let Ok(place) = timeout_at(until, &mut place).await {
                 return place.ok();
             }
-            if *lock(&self.last_byte) + deadline <= Instant::now() {
+            if self.last_byte() + deadline <= Instant::now() {
                 return None;
             }
         }
     }
 
+    /// When a byte arrived for any fetch of this lane.
+    pub(super) fn last_byte(&self) -> Instant {
+        *lock(&self.last_byte)
+    }
+
     /// Notes that a byte arrived.
     pub(super) fn moves(&self) {
         *lock(&self.last_byte) = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_waits_for_as_long_as_bytes_arrive() {
+        let mirror = Arc::new(Mirror::new(Vec::new()));
+        let lanes = Lanes::new(1);
+        let lane = lanes.of(&mirror);
+        let place = lane.enter(DEADLINE).await.expect("free");
+        let began = Instant::now();
+        let queued = lane.enter(DEADLINE);
+        tokio::pin!(queued);
+        for _ in 0..10 {
+            assert!(futures::poll!(&mut queued).is_pending());
+            advance(Duration::from_secs(20)).await;
+            lanes.of(&mirror).moves();
+        }
+        assert!(queued.await.is_none());
+        assert_eq!(began.elapsed(), Duration::from_secs(230));
+        drop(place);
+        assert!(lane.enter(DEADLINE).await.is_some());
     }
 }

@@ -49,6 +49,11 @@ impl Memory {
         self.free.clone().acquire_many_owned(pages).await.ok()
     }
 
+    /// Gives up all chunks that nobody uses.
+    pub(super) fn clear(&self) {
+        lock(&self.kept).clear();
+    }
+
     /// Keeps a chunk for as long as the room is not needed for others.
     pub(super) fn keep(&self, bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Arc<MemoryChunk> {
         let chunk = Arc::new(MemoryChunk { bytes, _room: room });

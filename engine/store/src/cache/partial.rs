@@ -7,7 +7,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
-use futures::future::{BoxFuture, Shared};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, ready};
 
 use super::disk::{Disk, PartialFile};
 use super::error::FetchError;
@@ -40,6 +41,15 @@ pub(super) enum Want {
     Ready(Arrived),
     /// It is on its way.
     Pending(ChunkTask),
+}
+
+/// What serves as a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accept {
+    /// One in the file only: the directory can be written (again).
+    InFile,
+    /// One in memory as well.
+    InMemory,
 }
 
 /// Whether anything is missing.
@@ -105,11 +115,11 @@ impl Partial {
     }
 
     /// Asks for a chunk; `start` begins its fetch if nobody did.
-    pub(super) fn want(&self, index: usize, start: impl FnOnce() -> ChunkTask) -> Want {
+    pub(super) fn want(&self, index: usize, accept: Accept, start: impl FnOnce() -> ChunkTask) -> Want {
         let slot = &mut lock(&self.state).slots[index];
         match slot {
             Slot::InFile => return Want::Ready(Arrived::InFile),
-            Slot::InMemory(chunk) => {
+            Slot::InMemory(chunk) if accept == Accept::InMemory => {
                 if let Some(chunk) = chunk.upgrade() {
                     return Want::Ready(Arrived::InMemory(chunk));
                 }
@@ -118,7 +128,7 @@ impl Partial {
             Slot::Fetching(task) if !matches!(task.peek(), Some(Err(_))) => {
                 return Want::Pending(task.clone());
             }
-            Slot::Missing | Slot::Fetching(_) => {}
+            Slot::Missing | Slot::Fetching(_) | Slot::InMemory(_) => {}
         }
         let task = start();
         *slot = Slot::Fetching(task.clone());
@@ -156,6 +166,11 @@ impl Partial {
     pub(super) fn read(&self, part: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
         let file = lock(&self.state).file.clone().ok_or(io::ErrorKind::NotFound)?;
         append_at(file.file(), part, bytes)
+    }
+
+    /// Notes that the file needs no check: it was published with its only chunk.
+    pub(super) fn published(&self, ended: Result<Arc<File>, FetchError>) {
+        lock(&self.state).publication = Some(ready(ended).boxed().shared());
     }
 
     /// The check of the whole file, if all its chunks are there; `start` begins it if nobody did.

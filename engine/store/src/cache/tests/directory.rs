@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 
 use rustix::fs::CWD;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use super::*;
 use crate::cache::CacheError;
@@ -259,8 +259,8 @@ fn lock_out_open_files(cache: &Cache) {
     crate::cache::lock(&cache.files).open.clear();
 }
 
-#[tokio::test]
-async fn a_full_disk_reads_through() {
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_reads_through_until_there_is_room() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(mounted) = Mounted::new("tmpfs", directory.path().join("tmpfs"), Some(c"size=256k")) else {
         return;
@@ -279,21 +279,26 @@ async fn a_full_disk_reads_through() {
     for _ in 0..2 {
         assert!(file.read(0, noise.len()).await.expect("read through") == noise);
     }
-    let stats = bench.cache.stats();
-    assert_eq!(stats.read_through, 2, "what is in memory is not fetched again");
+    assert_eq!(bench.cache.stats().read_through, 2, "what is in memory is not fetched again");
     let error = file.fetch_all().await.expect_err("there is no room for the file").to_string();
     assert!(error.contains("the cache directory cannot be written"), "{error}");
-    assert!(fs::read_dir(&path).expect("the cache").count() == 1, "nothing was published");
+    assert_eq!(fs::read_dir(&path).expect("the cache").count(), 1, "nothing was published");
+
+    mount_remount(&mounted.0, MountFlags::empty(), c"size=64m").expect("remounted");
+    tokio::time::advance(Duration::from_secs(20)).await;
+    file.fetch_all().await.expect("there is room now");
+    assert_eq!(fs::read_dir(&path).expect("the cache").count(), 2, "published");
+    assert!(file.read(0, noise.len()).await.expect("cached") == noise);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_only_directory_reads_through() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(mounted) = Mounted::new("tmpfs", directory.path().join("tmpfs"), None) else { return };
     let path = mounted.0.join("cache");
     let mut bench = Bench { cache: Cache::open(&path, options()).expect("a cache"), ..Bench::new(1) };
     let kept = fetched(&bench).await;
-    rustix::mount::mount_remount(&mounted.0, MountFlags::RDONLY, c"").expect("remounted");
+    mount_remount(&mounted.0, MountFlags::RDONLY, c"").expect("remounted");
     bench.cache = Cache::open(&path, options()).expect("a cache");
     reads_well(&bench, &kept, 1).await;
 

@@ -1,6 +1,7 @@
 //! Stors that fail, and what readers see of it.
 
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::poll;
 use tokio::time::Instant;
 
@@ -234,20 +235,87 @@ async fn gaps_between_chunks_are_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_does_not_move_ends_at_the_deadline() {
+async fn a_reader_in_the_queue_waits_no_longer_than_the_others() {
     let bench = Bench::with(1, CacheOptions { parallel_fetches: 1, ..options() });
-    let (first, _) = object(b"first");
-    let (second, stored) = object(b"second");
-    bench.stor().answer(&first.chunks[0].key, [Answer::Silent]);
-    bench.stor().give(&second.chunks[0].key, &stored);
-    let (first, second) = (bench.file(&first), bench.file(&second));
-    let mut ahead = Box::pin(first.read(0, 1));
-    assert!(poll!(&mut ahead).is_pending());
-    tokio::task::yield_now().await;
-    // The one ahead gives up at its deadline, and leaves its place; or the queue does first.
-    match second.read(0, 6).await {
-        Ok(bytes) => assert_eq!(bytes, "second"),
-        Err(error) => assert!(error.to_string().contains("no byte arrived within 30s"), "{error}"),
+    let files: Vec<_> = (0..5).map(|n| object(format!("silent {n}").as_bytes()).0).collect();
+    for content in &files {
+        bench.stor().answer(&content.chunks[0].key, [Answer::Silent]);
     }
-    ahead.await.expect_err("silent");
+    let began = Instant::now();
+    let files: Vec<_> = files.iter().map(|content| bench.file(content)).collect();
+    for ended in join_all(files.iter().map(|file| file.read(0, 1))).await {
+        ended.expect_err("silent");
+    }
+    assert_eq!(began.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_in_any_order_never_see_wrong_bytes() {
+    const FILES: usize = 12;
+    let options = CacheOptions {
+        open_files: std::num::NonZeroUsize::new(4).expect("not zero"),
+        parallel_fetches: 4,
+        ..options()
+    };
+    let bench = Arc::new(Bench::with(2, options));
+    let mut random = fastrand::Rng::with_seed(1);
+    let plains: Vec<Vec<u8>> = (0..FILES)
+        .map(|n| (0..20_000 * (n + 1)).map(|at| if at % 9000 < 5000 { 0 } else { random.u8(1..) }).collect())
+        .collect();
+    let mut contents = Vec::new();
+    for plain in &plains {
+        let parts: Vec<_> = plain.chunks(30_000).collect();
+        let (content, stored) = if parts.len() == 1 {
+            let (content, stored) = object(plain);
+            (content, vec![stored])
+        } else {
+            chunked(&parts)
+        };
+        for (chunk, stored) in content.chunks.iter().zip(stored) {
+            let mut bad = wrong_bodies(&stored);
+            bad.push(("denied", Answer::Fails(|| Fault::Denied)));
+            let good = Answer::Pieces(stored.into(), 5000);
+            for stor in &bench.stors {
+                // Now and then wrong, in the end right.
+                let answers = (0..3).map(|_| random.choice(&bad).expect("some").1.clone());
+                stor.answer(&chunk.key, answers.chain([good.clone()]));
+            }
+        }
+        contents.push(content);
+    }
+    let shared = Arc::new((plains, contents));
+    let readers = (0..16).map(|seed| {
+        let (bench, shared) = (bench.clone(), shared.clone());
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (plains, contents) = &*shared;
+            let mut good = 0;
+            for _ in 0..300 {
+                let n = random.usize(..FILES);
+                let file = bench.file(&contents[n]);
+                let (offset, length) = (random.usize(..plains[n].len()), random.usize(1..70_000));
+                let expected = &plains[n][offset..plains[n].len().min(offset + length)];
+                match random.u8(..20) {
+                    0 => drop(file.fetch_all().await),
+                    1 => bench.cache.remove(&contents[n].id, contents[n].size).expect("removable"),
+                    2 => drop(poll!(Box::pin(file.read(0, 1 << 20)))),
+                    _ => {
+                        if let Ok(bytes) = file.read(offset as u64, length).await {
+                            assert!(bytes == expected, "wrong bytes of file {n} at {offset}");
+                            good += 1;
+                        }
+                    }
+                }
+            }
+            good
+        })
+    });
+    let good: usize = join_all(readers).await.into_iter().map(|reader| reader.expect("no wrong bytes")).sum();
+    assert!(good > 2000, "{good}");
+    assert_eq!(bench.cache.stats().read_through, 0);
+    for (plain, content) in shared.0.iter().zip(&shared.1) {
+        // Each failure uses up wrong answers.
+        while bench.file(content).fetch_all().await.is_err() {}
+        assert!(bench.file(content).read(0, 1 << 20).await.expect("cached") == *plain);
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -138,7 +139,7 @@ fn lay_out(base: &Base, target: &Path) -> Result<Plan, UnpackError> {
             make(&entry, &path).map_err(failed(&path))?;
         }
         if let (None, Some(content)) = (&entry.link, content_of(entry.content, entry.size)?) {
-            let data = entry.data.clone().unwrap_or_else(|| Vec::from([0..entry.size]));
+            let data = entry.data.clone().unwrap_or_else(|| iter::once(0..entry.size).collect());
             plan.files.push(PlannedFile { path, content, data });
         }
         plan.entries.push(entry);

@@ -65,11 +65,12 @@ impl Adapter {
     pub(crate) fn new(
         vfs: Arc<dyn Vfs>,
         options: &MountOptions,
-        privileged: bool,
         runtime: Handle,
     ) -> (Self, watch::Receiver<()>) {
         let (alive, ended) = watch::channel(());
         let caps = vfs.caps();
+        // Only a privileged process may register backing files.
+        let privileged = rustix::process::geteuid().is_root();
         let allowed = options.passthrough == Passthrough::Auto && privileged;
         let shared = Shared {
             wants_passthrough: allowed && caps.backing_files && !caps.stateless,

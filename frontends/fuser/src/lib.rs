@@ -24,6 +24,7 @@ mod listing;
 mod mount;
 mod mounting;
 mod passthrough;
+mod session;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use fuser::{Config, Session, SessionACL};
 use tokio::runtime::Handle;
 
-use crate::adapter::Adapter;
 use crate::mount::{FuserMount, Mounted};
+use crate::session::Adapter;
 
 /// The value of the config key `lib` that selects this frontend.
 const NAME: &str = "fuser";

@@ -41,7 +41,8 @@ pub trait Mount: Send + Sync {
     ///
     /// # Errors
     /// [`MountError::Busy`] while files are open or a process has its working directory here, unless `detach`:
-    /// then the name disappears at once, and the filesystem is served until its last user is gone.
+    /// then the name disappears, this returns at once, and the filesystem is served until its last user is gone
+    /// (which [`unmounted`](Self::unmounted) waits for).
     async fn unmount(&self, detach: bool) -> Result<(), MountError>;
 
     /// Makes the kernel drop the attributes and the content it has cached of `ino`. An inode that the kernel

@@ -24,6 +24,9 @@
 //! [`Ino`] stays valid while its count is above zero or a handle of it is open, also after its last name is
 //! gone. An `Ino` is never given to another file while mounted, so the generation is always zero.
 //!
+//! The end of a mount is the end of all its lookups and handles: the kernel does not send the forgets and
+//! releases that are left then.
+//!
 //! # Mounts that need no open
 //!
 //! Where [`Caps::stateless`] is set, every call that takes an [`Fh`] also accepts [`Fh::NONE`], and content is

@@ -1,172 +1,31 @@
 //! The kernel's messages, as fuser decodes them, into calls of the contract.
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use aysfs_vfs::{
-    Created, Entry, Error, Fh, FileKind, FileRange, Ino, Lookup, MountOptions, Opened, Passthrough, Result,
-    SetAttr, Vfs, drive,
-};
+use aysfs_vfs::{Created, Entry, Error, ErrorKind, Fh, FileKind, FileRange, Ino, Lookup, SetAttr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::convert;
-use crate::listing::{Entries, Names, Page};
-use crate::passthrough::Backings;
+use crate::listing::{Entries, Names};
+use crate::session::Adapter;
 
-/// Largest write, and largest read, in bytes.
-const MAX_WRITE: u32 = 1 << 20;
-/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
-const MAX_BACKGROUND: u16 = 64;
 /// What one `copy_file_range` is asked for at most: its answer has 32 bits, and more must come in whole pages.
 const MAX_COPY: u64 = (u32::MAX as u64) & !4095;
+/// Inode numbers are never used twice.
 const GENERATION: Generation = Generation(0);
-
-/// fuser's side of one mount.
-pub(crate) struct Adapter(Arc<Shared>);
-
-/// What every request holds on to; the mount is over when nobody does any more.
-struct Shared {
-    vfs: Arc<dyn Vfs>,
-    runtime: Handle,
-    wants_passthrough: bool,
-    agreed: OnceLock<Agreed>,
-    backings: Backings,
-    _alive: watch::Sender<()>,
-}
-
-/// What the kernel and this adapter agreed on when the mount began.
-#[derive(Clone, Copy, Default)]
-struct Agreed {
-    /// The kernel can do without open.
-    no_open: bool,
-    /// The kernel can do without opendir.
-    no_opendir: bool,
-    /// The umask is left to the filesystem.
-    umask_is_ours: bool,
-    passthrough: bool,
-}
-
-impl Adapter {
-    /// An adapter, and a receiver that sees it end.
-    pub(crate) fn new(
-        vfs: Arc<dyn Vfs>,
-        options: &MountOptions,
-        privileged: bool,
-        runtime: Handle,
-    ) -> (Self, watch::Receiver<()>) {
-        let (alive, ended) = watch::channel(());
-        let caps = vfs.caps();
-        let allowed = options.passthrough == Passthrough::Auto && privileged;
-        let shared = Shared {
-            wants_passthrough: allowed && caps.backing_files && !caps.stateless,
-            vfs,
-            runtime,
-            agreed: OnceLock::new(),
-            backings: Backings::default(),
-            _alive: alive,
-        };
-        (Self(Arc::new(shared)), ended)
-    }
-
-    fn agreed(&self) -> Agreed {
-        self.0.agreed.get().copied().unwrap_or_default()
-    }
-
-    /// The umask that is left to apply.
-    fn umask(&self, sent: u32) -> u16 {
-        if self.agreed().umask_is_ours { convert::perm(sent) & 0o777 } else { 0 }
-    }
-
-    /// Runs one call, and answers with what it returns.
-    fn serve<R, T, F>(
-        &self,
-        operation: &'static str,
-        ino: INodeNo,
-        reply: R,
-        call: impl FnOnce(Arc<dyn Vfs>) -> F,
-        answer: impl FnOnce(R, T) + Send + 'static,
-    ) where
-        R: Refuse + Send + 'static,
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        let shared = Arc::clone(&self.0);
-        let call = call(Arc::clone(&shared.vfs));
-        drive(&self.0.runtime, async move {
-            match call.await {
-                Ok(value) => answer(reply, value),
-                Err(error) => reply.refuse(errno(operation, ino, &error)),
-            }
-            drop(shared);
-        });
-    }
-
-    fn list(
-        &self,
-        operation: &'static str,
-        ino: INodeNo,
-        fh: FileHandle,
-        cookie: u64,
-        page: impl Page + 'static,
-    ) {
-        let shared = Arc::clone(&self.0);
-        drive(&self.0.runtime, async move {
-            let mut page = page;
-            let listed = shared.vfs.readdir(convert::ino(ino), Fh(fh.0), cookie, &mut page).await;
-            page.end(listed.map_err(|error| errno(operation, ino, &error)));
-            drop(shared);
-        });
-    }
-}
-
-/// The errno of a failed call; logs what has a story.
-fn errno(operation: &'static str, ino: INodeNo, error: &Error) -> Errno {
-    if error.cause().is_some() {
-        tracing::warn!(operation, ino = ino.0, "{error}");
-    }
-    Errno::from_i32(error.errno().raw_os_error())
-}
-
-/// A reply that can say no.
-trait Refuse {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-
-refuse!(
-    ReplyAttr,
-    ReplyCreate,
-    ReplyData,
-    ReplyEmpty,
-    ReplyEntry,
-    ReplyLseek,
-    ReplyOpen,
-    ReplyStatfs,
-    ReplyWrite,
-    ReplyXattr
-);
+/// A file that passes through is cached as its backing file; to ask for more (`FOPEN_KEEP_CACHE`) is EIO.
+const PASSTHROUGH: FopenFlags = FopenFlags::empty();
 
 fn entry(reply: ReplyEntry, entry: Entry) {
     let ttl = entry.ttl;
@@ -194,37 +53,11 @@ fn sized(room: u32) -> impl FnOnce(ReplyXattr, Bytes) {
     }
 }
 
-/// Messages that are not here are never sent with the settings of `init` (getlk, setlk, bmap, access), and
+/// Messages that are not here are never sent with the settings of `agree` (getlk, setlk, bmap, access), and
 /// fuser's answer to them (`ENOSYS`) is right: the kernel does without.
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let caps = self.0.vfs.caps();
-        // One at a time: fuser adds none of several if one is not offered.
-        let mut ask = |flag| config.add_capabilities(flag).is_ok();
-        for flag in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            ask(flag);
-        }
-        let agreed = Agreed {
-            no_open: caps.stateless && ask(InitFlags::FUSE_NO_OPEN_SUPPORT),
-            no_opendir: caps.stateless && ask(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
-            umask_is_ours: caps.posix_acl && ask(InitFlags::FUSE_POSIX_ACL) && ask(InitFlags::FUSE_DONT_MASK),
-            passthrough: self.0.wants_passthrough && ask(InitFlags::FUSE_PASSTHROUGH),
-        };
-        let limits = [
-            config.set_max_write(MAX_WRITE).err(),
-            config.set_max_background(MAX_BACKGROUND).err().map(u32::from),
-            agreed.passthrough.then(|| config.set_max_stack_depth(1).err()).flatten(),
-        ];
-        debug_assert_eq!(limits, [None; 3], "constants within fuser's limits");
-        self.0.agreed.get_or_init(|| agreed);
+        self.agree(config);
         Ok(())
     }
 
@@ -248,7 +81,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        self.0.vfs.forget(convert::ino(ino), count);
+        self.shared().vfs.forget(convert::ino(ino), count);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -424,27 +257,20 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let agreed = self.agreed();
-        if agreed.no_open {
+        if self.agreed().no_open {
             return reply.error(Errno::ENOSYS);
         }
-        let shared = Arc::clone(&self.0);
+        let shared = self.shared();
         self.serve(
             "open",
             ino,
             reply,
             |vfs| async move { vfs.open(convert::ino(ino), convert::open_flags(flags.0)).await },
-            move |reply, Opened { fh, cache, backing }| {
-                let fh = FileHandle(fh.0);
-                let register = |file: &_| reply.open_backing(file);
-                let backing = agreed
-                    .passthrough
-                    .then(|| shared.backings.open(convert::ino(ino), backing.as_deref(), register))
-                    .flatten();
-                match backing {
-                    // Its cache is the backing file's: FOPEN_KEEP_CACHE would be EIO.
-                    Some(backing) => reply.opened_passthrough(fh, FopenFlags::empty(), &backing),
-                    None => reply.opened(fh, convert::file_cache(cache)),
+            move |reply, opened| {
+                let fh = FileHandle(opened.fh.0);
+                match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
+                    Some(backing) => reply.opened_passthrough(fh, PASSTHROUGH, &backing),
+                    None => reply.opened(fh, convert::file_cache(opened.cache)),
                 }
             },
         );
@@ -460,10 +286,9 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let agreed = self.agreed();
         let caller = convert::caller(request, self.umask(umask));
         let name = convert::name(name);
-        let shared = Arc::clone(&self.0);
+        let shared = self.shared();
         self.serve(
             "create",
             parent,
@@ -472,21 +297,15 @@ impl Filesystem for Adapter {
                 let flags = convert::open_flags(flags);
                 vfs.create(caller, convert::ino(parent), &name?, convert::perm(mode), flags).await
             },
-            move |reply, Created { entry, opened: Opened { fh, cache, backing } }| {
-                let fh = FileHandle(fh.0);
+            move |reply, Created { entry, opened }| {
+                let fh = FileHandle(opened.fh.0);
                 let attr = convert::file_attr(&entry.attr);
                 let ttl = entry.ttl.entry.min(entry.ttl.attr);
-                let register = |file: &_| reply.open_backing(file);
-                let backing = agreed
-                    .passthrough
-                    .then(|| shared.backings.open(entry.attr.ino, backing.as_deref(), register))
-                    .flatten();
-                match backing {
+                match shared.backing(entry.attr.ino, &opened, |file| reply.open_backing(file)) {
                     Some(backing) => {
-                        let flags = FopenFlags::empty();
-                        reply.created_passthrough(&ttl, &attr, GENERATION, fh, flags, &backing);
+                        reply.created_passthrough(&ttl, &attr, GENERATION, fh, PASSTHROUGH, &backing);
                     }
-                    None => reply.created(&ttl, &attr, GENERATION, fh, convert::file_cache(cache)),
+                    None => reply.created(&ttl, &attr, GENERATION, fh, convert::file_cache(opened.cache)),
                 }
             },
         );
@@ -574,9 +393,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if self.agreed().passthrough {
-            self.0.backings.release(convert::ino(ino));
-        }
+        self.shared().released(convert::ino(ino));
         self.serve(
             "release",
             ino,
@@ -778,7 +595,7 @@ impl Filesystem for Adapter {
             ino,
             reply,
             |vfs| async move {
-                let offset = u64::try_from(offset).map_err(|_| aysfs_vfs::ErrorKind::NothingThere)?;
+                let offset = u64::try_from(offset).map_err(|_| ErrorKind::NothingThere)?;
                 vfs.lseek(convert::ino(ino), Fh(fh.0), offset, whence?).await
             },
             |reply, offset| reply.offset(offset.cast_signed()),
@@ -806,7 +623,7 @@ impl Filesystem for Adapter {
             reply,
             |vfs| async move {
                 let copied = vfs.copy_file_range(source, target, len.min(MAX_COPY)).await?;
-                u32::try_from(copied).map_err(|error| Error::new(aysfs_vfs::ErrorKind::Io, error))
+                u32::try_from(copied).map_err(|error| Error::new(ErrorKind::Io, error))
             },
             ReplyWrite::written,
         );

@@ -15,7 +15,7 @@ const PAGE: usize = 4096;
 
 /// Bytes that differ from page to page and are not aligned to anything.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251 + i / 4099) as u8).collect()
+    (0..=250).cycle().zip(0_usize..len).map(|(byte, i)| if i % 4099 == 0 { 255 } else { byte }).collect()
 }
 
 fn read_write(path: &Path) -> File {
@@ -215,7 +215,8 @@ pub fn locks_exclude(at: &Path) {
 }
 
 pub fn writers_do_not_disturb_each_other(at: &Path) {
-    const WRITERS: usize = 8;
+    const WRITERS: u8 = 8;
+    const ROUNDS: u8 = 20;
     const CHUNK: usize = 64 * 1024 + 1;
     let shared = read_write(&at.join("shared"));
     thread::scope(|scope| {
@@ -223,9 +224,11 @@ pub fn writers_do_not_disturb_each_other(at: &Path) {
             let shared = &shared;
             scope.spawn(move || {
                 let own = at.join(format!("own{writer}"));
-                let data = vec![writer as u8 + 1; CHUNK];
-                for round in 0..20 {
-                    shared.write_all_at(&data, ((round * WRITERS + writer) * CHUNK) as u64).expect("written");
+                let data = vec![writer + 1; CHUNK];
+                for round in 0..ROUNDS {
+                    shared
+                        .write_all_at(&data, (usize::from(round * WRITERS + writer) * CHUNK) as u64)
+                        .expect("written");
                     fs::write(&own, &data).expect("written");
                     assert!(fs::read(&own).expect("read") == data);
                     let mut file = File::open(&own).expect("opened");
@@ -237,8 +240,9 @@ pub fn writers_do_not_disturb_each_other(at: &Path) {
         }
     });
     let content = fs::read(at.join("shared")).expect("read");
-    assert_eq!(content.len(), 20 * WRITERS * CHUNK);
+    assert_eq!(content.len(), usize::from(ROUNDS * WRITERS) * CHUNK);
     for (index, chunk) in content.chunks(CHUNK).enumerate() {
-        assert!(chunk.iter().all(|b| usize::from(*b) == index % WRITERS + 1), "chunk {index}");
+        let writer = index % usize::from(WRITERS);
+        assert!(chunk.iter().all(|b| usize::from(*b) == writer + 1), "chunk {index}");
     }
 }

@@ -33,12 +33,6 @@ impl Drop for MountPoint {
 }
 
 impl Mounted {
-    /// What a behaviour test wants: all users, set-uid bits and devices.
-    pub fn open_to_all() -> Self {
-        let options = MountOptions { allow_other: true, suid: true, dev: true, ..MountOptions::default() };
-        Self::new(MemFsOptions::default(), &options)
-    }
-
     pub fn of(options: MemFsOptions) -> Self {
         Self::new(options, &MountOptions::default())
     }
@@ -70,8 +64,8 @@ impl Mounted {
 
     /// Waits for the end of the mount.
     pub fn wait_until_unmounted(&self) {
-        let ended = tokio::time::timeout(PATIENCE, self.mount_ref().unmounted());
-        self.runtime.block_on(async { ended.await }).expect("the mount ends");
+        let ended = async { tokio::time::timeout(PATIENCE, self.mount_ref().unmounted()).await };
+        self.runtime.block_on(ended).expect("the mount ends");
     }
 }
 

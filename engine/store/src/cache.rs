@@ -4,8 +4,8 @@
 //! - A file gets its final name complete and verified, in one step. What is fetched in pieces is a sparse file
 //!   without a name until its last chunk has arrived; chunks that are there are served meanwhile.
 //! - Nothing reaches a reader before its chunk has the digest that the flist names. A file of several chunks is
-//!   hashed as a whole before it gets its name, because other flists trust that name: one that lists wrong chunks
-//!   for an id hurts its own readers only.
+//!   hashed as a whole before it gets its name, because other flists trust that name; until then it is shared only
+//!   by readers with the same list of chunks. So a flist that lists wrong ones hurts its own readers only.
 //! - The directory is not trusted either. A file is read if this user owns it, under one name, with the expected
 //!   size, and with a seal (see [`Boot`]) from this boot that fits its mtime; without one it is hashed again first.
 //! - A chunk is fetched once however many readers wait, by a task of its own: a reader that goes away disturbs
@@ -31,6 +31,7 @@ mod tests;
 
 use std::fmt;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -103,12 +104,12 @@ pub struct Cache {
     empty: Arc<File>,
 }
 
-/// What is known without looking at the directory. No id is in both tables.
+/// What is known without looking at the directory.
 struct Files {
     /// Verified.
     open: LruCache<FileKey, Arc<File>>,
     /// Everything else that is in use.
-    partials: LruCache<FileKey, Arc<Partial>>,
+    partials: LruCache<PartialKey, Arc<Partial>>,
 }
 
 /// An id alone does not name a file: an MD5 may be that of a stored body, which two flists may read differently.
@@ -118,6 +119,9 @@ struct FileKey {
     size: u64,
 }
 
+/// The whole content, chunks included: until a file is verified as a whole, its bytes are only what one flist says.
+struct PartialKey(Content);
+
 /// Where a content is.
 enum Place {
     Open(Arc<File>),
@@ -125,11 +129,11 @@ enum Place {
 }
 
 impl Files {
-    fn get(&mut self, key: &FileKey) -> Option<Place> {
-        if let Some(file) = self.open.get(key) {
+    fn get(&mut self, content: &Content) -> Option<Place> {
+        if let Some(file) = self.open.get(&FileKey::of(content)) {
             return Some(Place::Open(file.clone()));
         }
-        self.partials.get(key).cloned().map(Place::Partial)
+        self.partials.get(&PartialKey(content.clone())).cloned().map(Place::Partial)
     }
 }
 
@@ -183,50 +187,50 @@ impl Cache {
 
     /// Finds a content, or makes a partial of it; costs a few system calls for a file that is not open.
     fn locate(self: &Arc<Self>, content: &Content) -> Place {
-        let key = FileKey::of(content);
-        if let Some(place) = lock(&self.files).get(&key) {
+        if let Some(place) = lock(&self.files).get(content) {
             return place;
         }
         let found = self.disk.find(&content.id, content.size);
         let mut files = lock(&self.files);
-        if let Some(place) = files.get(&key) {
+        if let Some(place) = files.get(content) {
             return place;
         }
         let doubt = match found {
             Found::Verified(file) => {
                 let file = Arc::new(file);
-                files.open.put(key, file.clone());
+                files.open.put(FileKey::of(content), file.clone());
                 return Place::Open(file);
             }
-            Found::Doubtful(doubtful) => Some(self.verify(key, doubtful)),
+            Found::Doubtful(doubtful) => Some(self.verify(content, doubtful)),
             Found::Absent => None,
         };
         if files.partials.len() >= self.options.open_files.get().div_ceil(2) {
             let mut oldest = files.partials.iter().rev().take(EVICTION_SCAN);
-            if let Some(idle) = oldest.find(|(_, partial)| partial.is_idle()).map(|(key, _)| *key) {
+            if let Some((_, idle)) = oldest.find(|(_, partial)| partial.is_idle()) {
+                let idle = PartialKey(idle.content().clone());
                 files.partials.pop(&idle);
                 self.counters.evicted_partials.add(1);
             }
         }
         let partial = Arc::new(Partial::new(content.clone(), doubt));
-        files.partials.put(key, partial.clone());
+        files.partials.put(PartialKey(content.clone()), partial.clone());
         Place::Partial(partial)
     }
 
     /// Starts to hash a file of the directory.
-    fn verify(self: &Arc<Self>, key: FileKey, doubtful: Doubtful) -> Task<()> {
-        let cache = self.clone();
-        let verification = move || match cache.disk.verify(doubtful, &key.id) {
+    fn verify(self: &Arc<Self>, content: &Content, doubtful: Doubtful) -> Task<()> {
+        let (cache, content) = (self.clone(), content.clone());
+        let verification = move || match cache.disk.verify(doubtful, &content.id) {
             Ok(Some(file)) => {
                 cache.counters.reverified.add(1);
-                cache.admit(key, Arc::new(file));
+                cache.admit(&content, Arc::new(file));
             }
             Ok(None) => {
-                tracing::warn!("{} was damaged in the cache, fetching it again", key.id);
+                tracing::warn!("{} was damaged in the cache, fetching it again", content.id);
                 cache.counters.damaged_files.add(1);
             }
             Err(error) => {
-                tracing::warn!("{} cannot be read from the cache, fetching it again: {error}", key.id);
+                tracing::warn!("{} cannot be read from the cache, fetching it again: {error}", content.id);
                 cache.counters.damaged_files.add(1);
             }
         };
@@ -272,21 +276,21 @@ impl Cache {
             }
         };
         let file = Arc::new(file);
-        self.admit(FileKey::of(content), file.clone());
+        self.admit(content, file.clone());
         Ok(file)
     }
 
     /// Makes a verified file the place of its content.
-    fn admit(&self, key: FileKey, file: Arc<File>) {
+    fn admit(&self, content: &Content, file: Arc<File>) {
         let mut files = lock(&self.files);
-        files.partials.pop(&key);
-        files.open.put(key, file);
+        files.partials.pop(&PartialKey(content.clone()));
+        files.open.put(FileKey::of(content), file);
     }
 
     /// Gives up a partial whose file cannot be read.
     fn give_up(&self, partial: &Arc<Partial>, error: &io::Error) {
         self.disk.failed(error);
-        let key = FileKey::of(partial.content());
+        let key = PartialKey(partial.content().clone());
         let mut files = lock(&self.files);
         if files.partials.peek(&key).is_some_and(|known| Arc::ptr_eq(known, partial)) {
             files.partials.pop(&key);
@@ -311,6 +315,22 @@ impl fmt::Debug for Cache {
 impl FileKey {
     fn of(content: &Content) -> Self {
         Self { id: content.id, size: content.size }
+    }
+}
+
+impl PartialEq for PartialKey {
+    fn eq(&self, Self(other): &Self) -> bool {
+        let Self(this) = self;
+        let same_chunks = || Arc::ptr_eq(&this.chunks, &other.chunks) || this.chunks == other.chunks;
+        FileKey::of(this) == FileKey::of(other) && same_chunks()
+    }
+}
+
+impl Eq for PartialKey {}
+
+impl Hash for PartialKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        FileKey::of(&self.0).hash(state);
     }
 }
 

@@ -310,10 +310,9 @@ fn keep(
     let chunk = &content.chunks[index];
     let arrived = match target {
         Target::File => {
-            let (file, region) = partial.file(&cache.disk).map_err(DecodeError::Write)?;
+            let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
-            let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)
-                .inspect_err(|_| partial.soil())?;
+            let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)?;
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
                 partial.published(published.map_err(|reason| FetchError::new(content.id, reason)));

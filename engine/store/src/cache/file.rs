@@ -13,7 +13,7 @@ use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::Fetch;
 use super::partial::{Accept, Arrived, Partial, Want};
-use super::{Cache, FileKey, Place, append_at, lock};
+use super::{Cache, Place, append_at, lock};
 use crate::{Content, Mirror};
 
 /// How many chunks of a file are fetched at once when all of it is wanted: some leave room for other readers.
@@ -69,17 +69,16 @@ impl CachedFile {
         if self.content.size == 0 {
             return Some(self.cache.empty.clone());
         }
-        let key = FileKey::of(&self.content);
-        match lock(&self.cache.files).get(&key) {
+        match lock(&self.cache.files).get(&self.content) {
             Some(Place::Open(file)) => return Some(file),
             Some(Place::Partial(_)) => return None,
             None => {}
         }
-        let Found::Verified(file) = self.cache.disk.find(&key.id, key.size) else {
+        let Found::Verified(file) = self.cache.disk.find(&self.content.id, self.content.size) else {
             return None;
         };
         let file = Arc::new(file);
-        self.cache.admit(key, file.clone());
+        self.cache.admit(&self.content, file.clone());
         Some(file)
     }
 

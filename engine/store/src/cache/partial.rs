@@ -70,8 +70,9 @@ pub(super) struct Partial {
 
 struct State {
     file: Option<Arc<PartialFile>>,
-    region: Region,
     slots: Box<[Slot]>,
+    /// Whether a fetch, which may have failed, has begun to write a slot's part of the file.
+    touched: Box<[bool]>,
     /// How many slots are not [`Slot::InFile`].
     absent: usize,
     publication: Option<Publication>,
@@ -90,8 +91,8 @@ impl Partial {
         let absent = content.chunks.len();
         let state = State {
             file: None,
-            region: Region::Fresh,
             slots: vec![Slot::Missing; absent].into(),
+            touched: vec![false; absent].into(),
             absent,
             publication: None,
         };
@@ -147,19 +148,15 @@ impl Partial {
         if state.absent == 0 { Progress::Complete } else { Progress::Incomplete }
     }
 
-    /// The file to write to, made when it is first needed, and what a missing chunk's part of it holds.
-    pub(super) fn file(&self, disk: &Disk) -> io::Result<(Arc<PartialFile>, Region)> {
+    /// The file to write a chunk to, made when it is first needed, and what the chunk's part of it holds.
+    pub(super) fn file(&self, index: usize, disk: &Disk) -> io::Result<(Arc<PartialFile>, Region)> {
         let mut state = lock(&self.state);
         let file = match &state.file {
             Some(file) => file.clone(),
             None => state.file.insert(Arc::new(disk.create(self.content.size)?)).clone(),
         };
-        Ok((file, state.region))
-    }
-
-    /// Notes that unverified bytes were left in the file.
-    pub(super) fn soil(&self) {
-        lock(&self.state).region = Region::Soiled;
+        let touched = std::mem::replace(&mut state.touched[index], true);
+        Ok((file, if touched { Region::Soiled } else { Region::Fresh }))
     }
 
     /// Appends a part of the file whose chunks are there.

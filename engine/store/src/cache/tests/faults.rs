@@ -203,21 +203,38 @@ async fn an_announced_giant_is_not_even_begun() {
 
 #[tokio::test]
 async fn a_flist_that_contradicts_itself_hurts_its_own_readers_only() {
-    let mut bench = Bench::new(1);
-    let (mut content, stored) = chunked(&[b"one, ", b"two"]);
-    for (chunk, stored) in content.chunks.iter().zip(&stored) {
+    let bench = Bench::new(1);
+    let (mut bad, bad_stored) = chunked(&[b"one, ", b"two"]);
+    let (good, good_stored) = chunked(&[b"this, ", b"it"]);
+    let chunks = bad.chunks.iter().chain(good.chunks.iter());
+    for (chunk, stored) in chunks.zip(bad_stored.iter().chain(&good_stored)) {
         bench.stor().give(&chunk.key, stored);
     }
-    let (good, good_stored) = object(b"a file of another flist");
-    bench.stor().give(&good.chunks[0].key, &good_stored);
-    content.id = good.id;
+    assert_eq!(bad.size, good.size);
+    bad.id = good.id;
 
-    bench.file(&content).read(0, 100).await.expect("the chunks are what the flist says");
-    let error = bench.file(&content).fetch_all().await.expect_err("but not the whole").to_string();
+    let (bad, good) = (bench.file(&bad), bench.file(&good));
+    assert_eq!(bad.read(0, 5).await.expect("its first chunk is what its flist says"), "one, ");
+    assert_eq!(good.read(0, 5).await.expect("fetched"), "this,");
+    let error = bad.fetch_all().await.expect_err("but not the whole").to_string();
     assert!(error.contains("the flist contradicts itself"), "{error}");
     assert!(bench.names().is_empty());
-    bench.restart(options());
-    assert_eq!(bench.file(&good).read(0, 6).await.expect("fetched"), "a file");
+    good.fetch_all().await.expect("fetched");
+    assert_eq!(bad.read(0, 100).await.expect("what its id says"), "this, it");
+}
+
+#[tokio::test]
+async fn equal_contents_share_a_fetch() {
+    let bench = Bench::new(1);
+    let contents = [(); 3].map(|()| chunked(&[b"one, ", b"two"]));
+    for (chunk, stored) in contents[0].0.chunks.iter().zip(&contents[0].1) {
+        bench.stor().give(&chunk.key, stored);
+    }
+    let files = contents.each_ref().map(|(content, _)| bench.file(content));
+    for bytes in join_all(files.iter().map(|file| file.read(0, 100))).await {
+        assert_eq!(bytes.expect("fetched"), "one, two");
+    }
+    assert_eq!(bench.cache.stats().fetches, 2);
 }
 
 #[tokio::test]

@@ -80,12 +80,13 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::MemStore;
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_waits_for_as_long_as_bytes_arrive() {
-        let mirror = Arc::new(Mirror::new(Vec::new()));
+        let mirror = Arc::new(Mirror::new(Arc::new(MemStore::new()), []));
         let lanes = Lanes::new(1);
         let lane = lanes.of(&mirror);
         let place = lane.enter(DEADLINE).await.expect("free");

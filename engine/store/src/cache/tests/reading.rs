@@ -65,14 +65,15 @@ async fn reads_end_where_the_file_ends() {
 }
 
 #[tokio::test]
-async fn an_empty_file_needs_no_stor() {
-    let bench = Bench::new(0);
+async fn an_empty_file_asks_no_stor() {
+    let bench = Bench::new(1);
     for content in [Content::v1(md5(b""), 0), object(b"").0] {
         let file = bench.file(&content);
         assert_eq!(file.read(0, 100).await.expect("nothing to fetch"), "");
         assert_eq!(file.complete().expect("it is there").metadata().expect("stat").len(), 0);
         file.fetch_all().await.expect("nothing to fetch");
     }
+    assert_eq!(bench.cache.stats().fetches, 0);
 }
 
 #[tokio::test]

@@ -76,7 +76,6 @@ impl fmt::Display for FetchError {
         let Failure { id, reason } = &*self.0;
         write!(f, "content {id} could not be had: ")?;
         match reason {
-            Reason::Stors(failures) if failures.is_empty() => f.write_str("no stor is configured"),
             Reason::Stors(failures) => failures.iter().enumerate().try_for_each(|(n, failure)| {
                 f.write_str(if n == 0 { "" } else { "; " })?;
                 failure.fmt(f)

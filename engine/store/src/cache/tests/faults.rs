@@ -118,14 +118,6 @@ async fn a_missing_object_is_looked_for_everywhere() {
 }
 
 #[tokio::test]
-async fn without_a_stor_the_message_says_so() {
-    let bench = Bench::new(0);
-    let (content, _) = object(b"from where?");
-    let error = bench.file(&content).read(0, 1).await.expect_err("no stor").to_string();
-    assert!(error.ends_with("no stor is configured"), "{error}");
-}
-
-#[tokio::test]
 async fn wrong_bytes_move_on_to_the_next_stor() {
     let plain = b"the right bytes ".repeat(30);
     let (content, stored) = object(&plain);

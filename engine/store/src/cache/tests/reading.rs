@@ -66,7 +66,7 @@ async fn reads_end_where_the_file_ends() {
 
 #[tokio::test]
 async fn an_empty_file_needs_no_stor() {
-    let bench = Bench::new(0);
+    let bench = Bench::new(1);
     for content in [Content::v1(md5(b""), 0), object(b"").0] {
         let file = bench.file(&content);
         assert_eq!(file.read(0, 100).await.expect("nothing to fetch"), "");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aysfs_config::{StorUrl, parse_duration};
-use aysfs_store::{Namespace, StorOptions, Store};
+use aysfs_config::{FlistSource, StorUrl, parse_duration};
+use aysfs_store::{Namespace, OpenError, StorOptions, Store};
 use url::Url;
 
 use crate::Refused;
@@ -42,6 +42,19 @@ impl Access {
     }
 
     pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(aysfs_store::open(&self.stor, &self.namespace)?)
+        open(&self.stor, &self.namespace)
     }
+}
+
+/// Opens a stor; an address that cannot be used is refused.
+pub(crate) fn open(stor: &StorOptions, namespace: &Namespace) -> anyhow::Result<Arc<dyn Store>> {
+    aysfs_store::open(stor, namespace).map_err(|error| match error {
+        OpenError::Directory { .. } => error.into(),
+        _ => Refused(error.to_string()).into(),
+    })
+}
+
+/// Where the flist is that was named on the command line.
+pub(crate) fn flist(text: &str) -> anyhow::Result<FlistSource> {
+    text.parse().map_err(|error| Refused(format!("the flist: {error}")).into())
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::{FlistSource, Lib};
+use aysfs_config::Lib;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
@@ -89,7 +89,8 @@ pub(crate) struct StorAccess {
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
     /// Flist: a local path or an http(s) URL.
-    pub(crate) flist: FlistSource,
+    // Text, since clap repeats a value that it cannot parse, and this one may hold a password.
+    pub(crate) flist: String,
 
     /// Directory to mount on.
     pub(crate) mountpoint: PathBuf,
@@ -183,7 +184,8 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct UnpackArgs {
     /// Flist: a local path or an http(s) URL.
-    pub(crate) flist: FlistSource,
+    // Text, since clap repeats a value that it cannot parse, and this one may hold a password.
+    pub(crate) flist: String,
 
     /// Directory to make; it must not exist, or be empty.
     pub(crate) dir: PathBuf,

@@ -3,12 +3,14 @@
 use aysfs_config::Lib;
 use aysfs_vfs::Frontend;
 
+use crate::Refused;
+
 /// The frontend for a library, if this build has it.
 pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
     match lib {
         Lib::Fuser => Ok(&aysfs_frontend_fuser::Fuser),
         Lib::Fuse3 | Lib::Polyfuse => {
-            anyhow::bail!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")
+            Err(Refused(format!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")).into())
         }
     }
 }

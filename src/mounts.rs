@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
-use aysfs_engine::AysFs;
 use aysfs_engine::load::{self, Request, Source};
+use aysfs_engine::{AysFs, Base};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions};
 use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::Refused;
 use crate::commands::umount;
 use crate::signals::Signals;
+use crate::{Refused, access};
 
 /// How long a mount that is busy is given to become free before it is detached.
 const GRACE: Duration = Duration::from_secs(2);
@@ -75,34 +75,68 @@ async fn prepare(mut plans: Vec<Plan>) -> anyhow::Result<Vec<Ready>> {
     // Outer mounts first, whatever the order in the file.
     plans.sort_by_key(|plan| plan.point.components().count());
     let mut caches = BTreeMap::new();
-    let mut ready: Vec<Ready> = Vec::new();
-    let mut problems = Vec::new();
+    let (mut ready, mut points, mut problems) = (Vec::new(), Vec::<PathBuf>::new(), Vec::new());
     for plan in plans {
         let point = plan.point.clone();
+        let mut wrong = |error: anyhow::Error| problems.push(error.context(point.display().to_string()));
         // The directory of an inner mount is there when the outer one is.
-        let is_inner = ready.iter().any(|outer| point.starts_with(&outer.plan.point));
-        let free = if is_inner { Ok(()) } else { free_mount_point(&point) };
-        let prepared = async { free.and(Ok(prepare_one(plan, &mut caches).await?)) };
-        match prepared.await {
-            Ok(one) => ready.push(one),
-            Err(error) => problems.push(format!("{}: {error:#}", point.display())),
+        if !points.iter().any(|outer| point.starts_with(outer))
+            && let Err(error) = free_mount_point(&point)
+        {
+            wrong(error);
         }
+        match prepare_one(plan, &mut caches).await {
+            Ok(one) => ready.push(one),
+            Err(errors) => errors.into_iter().for_each(wrong),
+        }
+        points.push(point);
     }
-    if problems.is_empty() { Ok(ready) } else { Err(Refused(problems.join("\n       ")).into()) }
+    if problems.is_empty() { Ok(ready) } else { Err(together(&problems)) }
 }
 
-async fn prepare_one(plan: Plan, caches: &mut BTreeMap<PathBuf, Arc<Cache>>) -> anyhow::Result<Ready> {
-    let stors = Arc::new(open_stors(&plan.stors, &plan.namespace)?);
+/// One error for several; it is a refusal if one of them is.
+fn together(problems: &[anyhow::Error]) -> anyhow::Error {
+    let text = problems.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n       ");
+    let refused = problems.iter().any(|error| error.is::<Refused>());
+    if refused { Refused(text).into() } else { anyhow!(text) }
+}
+
+async fn prepare_one(
+    plan: Plan,
+    caches: &mut BTreeMap<PathBuf, Arc<Cache>>,
+) -> Result<Ready, Vec<anyhow::Error>> {
+    let stors = open_stors(&plan.stors, &plan.namespace);
     let cache = match caches.get(&plan.backend) {
-        Some(cache) => cache.clone(),
-        None => {
-            let cache = open_cache(&plan.backend, plan.deadline)?;
-            caches.insert(plan.backend.clone(), cache.clone());
-            cache
-        }
+        Some(cache) => Ok(cache.clone()),
+        None => open_cache(&plan.backend, plan.deadline)
+            .inspect(|cache| drop(caches.insert(plan.backend.clone(), cache.clone()))),
     };
-    let base = load::load(&plan.flist, &plan.stors, plan.deadline, &plan.backend).await?;
-    Ok(Ready { fs: AysFs::new(base, cache, stors), plan })
+    // What is wrong with a stor or with the backend would only be said again.
+    let can_load = cache.is_ok() && (stors.is_ok() || matches!(plan.flist.source, Source::File(_)));
+    let base = match can_load {
+        true => load(&plan.flist, &plan.stors, plan.deadline, &plan.backend).await.map(Some),
+        false => Ok(None),
+    };
+    match (stors, cache, base) {
+        (Ok(stors), Ok(cache), Ok(Some(base))) => {
+            Ok(Ready { fs: AysFs::new(base, cache, Arc::new(stors)), plan })
+        }
+        (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
+    }
+}
+
+/// Loads a flist; one that is wrong is refused.
+pub(crate) async fn load(
+    request: &Request,
+    stors: &[StorOptions],
+    deadline: Duration,
+    backend: &Path,
+) -> anyhow::Result<Base> {
+    load::load(request, stors, deadline, backend).await.map_err(|error| {
+        let permanent = error.is_permanent();
+        let error = anyhow::Error::from(error);
+        if permanent { Refused(format!("{error:#}")).into() } else { error }
+    })
 }
 
 /// Where a flist is, in the words of the engine.
@@ -122,8 +156,7 @@ pub(crate) fn shown(source: &FlistSource) -> String {
 }
 
 fn open_stors(stors: &[StorOptions], namespace: &Namespace) -> anyhow::Result<Mirror> {
-    let stors: Vec<_> =
-        stors.iter().map(|stor| aysfs_store::open(stor, namespace)).collect::<Result<_, _>>()?;
+    let stors: Vec<_> = stors.iter().map(|stor| access::open(stor, namespace)).collect::<Result<_, _>>()?;
     let mut stors = stors.into_iter();
     let first = stors.next().context("no stor to fetch content from")?;
     Ok(Mirror::new(first, stors))
@@ -139,6 +172,9 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Makes sure that `point` is a directory to mount on; a mount whose daemon died is taken away first.
 fn free_mount_point(point: &Path) -> anyhow::Result<()> {
     match fs::metadata(point) {
+        Ok(meta) if meta.is_dir() && is_served(point)? => {
+            bail!("an aysfs is mounted there already: unmount it first (aysfs umount {})", point.display())
+        }
         Ok(meta) if meta.is_dir() => Ok(()),
         Ok(_) => bail!("the mount point is not a directory"),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
@@ -216,8 +252,24 @@ async fn unmount(point: &Path, mount: &dyn Mount) -> anyhow::Result<()> {
 
 /// Whether something is mounted on exactly this directory, even if its daemon is dead.
 pub(crate) fn is_mount_point(point: &Path) -> anyhow::Result<bool> {
+    Ok(topmost(point)?.is_some())
+}
+
+/// Whether an aysfs is mounted on exactly this directory.
+fn is_served(point: &Path) -> anyhow::Result<bool> {
+    let point = point.canonicalize()?;
+    Ok(topmost(&point)?.is_some_and(|kind| kind == "fuse.aysfs"))
+}
+
+/// The type of the filesystem that was mounted last on exactly this directory.
+fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|field| unescape(field) == point))
+    Ok(mounts.lines().rev().find_map(|line| {
+        // Fields that may be there or not end at the hyphen (proc_pid_mountinfo(5)).
+        let (fixed, more) = line.split_once(" - ")?;
+        let found = unescape(fixed.split(' ').nth(4)?) == point;
+        found.then(|| more.split(' ').next().unwrap_or_default().to_owned())
+    }))
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).

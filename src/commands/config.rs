@@ -6,8 +6,13 @@ use aysfs_config::Config;
 
 use crate::Refused;
 
+/// Reads a config; one that is wrong is refused.
+pub(crate) fn load(file: &Path) -> Result<Config, Refused> {
+    Config::load(file).map_err(|error| Refused(format!("{:#}", anyhow::Error::from(error))))
+}
+
 pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
-    let config = Config::load(file).map_err(|error| Refused(error.to_string()))?;
+    let config = load(file)?;
     for notice in &config.notices {
         eprintln!("note: {notice}");
     }

@@ -7,7 +7,7 @@ use aysfs_engine::load::Request;
 use aysfs_flist::ParseOptions;
 use aysfs_vfs::{MountOptions, Passthrough};
 
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::cli::{Mode, MountArgs};
 use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
@@ -18,14 +18,14 @@ pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
 
 fn plan(args: MountArgs) -> anyhow::Result<Plan> {
     let access = Access::of(&args.stor)?;
-    let source = mounts::flist_source(&args.flist);
+    let flist = access::flist(&args.flist)?;
     let Mode::ReadOnly = args.mode;
     let point = std::path::absolute(&args.mountpoint)?;
     let trim = if args.trim_base { Some(point.clone()) } else { args.trim };
     let root = rustix::process::geteuid().is_root();
     Ok(Plan {
         options: MountOptions {
-            source: mounts::shown(&args.flist),
+            source: mounts::shown(&flist),
             read_only: true,
             allow_other: args.allow_other || root,
             suid: false,
@@ -34,7 +34,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
         },
         point,
         flist: Request {
-            source,
+            source: mounts::flist_source(&flist),
             parse: ParseOptions { trim, ..ParseOptions::default() },
             trusted_keys: Vec::new(),
         },

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use aysfs_engine::pack::{self, Options, Progress, Summary};
 use aysfs_flist::{Dialect, Header};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use tracing::warn;
 
+use crate::Refused;
 use crate::access::Access;
 use crate::cli::{Format, PackArgs};
 use crate::progress;
@@ -36,7 +37,8 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         Format::V2 => Dialect::V2,
     };
     if dialect != Dialect::V2 && (args.name.is_some() || args.version.is_some()) {
-        bail!("--name and --version are for v2: a v1 flist has no header");
+        let message = "--name and --version are for v2: a v1 flist has no header";
+        return Err(Refused(message.into()).into());
     }
     let dir = parent(&args.output);
     // Beside the flist: renamed into place when it is whole, gone with the process when it is not.

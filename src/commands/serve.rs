@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aysfs_config::{Config, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_config::{FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
 use aysfs_engine::load::Request;
 use aysfs_flist::{ParseOptions, Times};
 use aysfs_store::{RequireTls, StorOptions};
@@ -12,11 +12,12 @@ use tracing::warn;
 use url::Url;
 
 use crate::Refused;
+use crate::commands::config;
 use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
 
 pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
-    let config = Config::load(file).map_err(|error| Refused(error.to_string()))?;
+    let config = config::load(file)?;
     for notice in &config.notices {
         warn!("{notice}");
     }

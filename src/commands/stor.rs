@@ -1,8 +1,8 @@
 //! `aysfs stor`: serves a directory as an AYDO stor.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aysfs_config::ByteSize;
-use aysfs_store::aydostor::server::{Account, Limits, Server, ServerConfig, TlsFiles};
+use aysfs_store::aydostor::server::{Account, Limits, Server, ServerConfig, ServerError, TlsFiles};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -14,7 +14,10 @@ pub(crate) async fn run(args: StorArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let config = config(&args).map_err(|error| Refused(format!("{error:#}")))?;
     let (open, scheme) = (config.accounts.is_empty(), if config.tls.is_some() { "https" } else { "http" });
-    let server = Server::new(config)?;
+    let server = Server::new(config).map_err(|error| match error {
+        ServerError::Tls { .. } => anyhow::Error::from(Refused(error.to_string())),
+        ServerError::Root(_) => error.into(),
+    })?;
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}: choose another address or port", args.listen))?;
@@ -37,6 +40,11 @@ fn config(args: &StorArgs) -> anyhow::Result<ServerConfig> {
         .enumerate()
         .map(|(number, text)| text.parse().with_context(|| format!("--account number {}", number + 1)))
         .collect::<Result<_, _>>()?;
+    for (number, account) in accounts.iter().enumerate() {
+        if accounts[..number].iter().any(|earlier| earlier.name() == account.name()) {
+            bail!("--account number {}: {:?} is there already", number + 1, account.name());
+        }
+    }
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => {
             Some(TlsFiles { certificate: certificate.clone(), key: key.clone() })

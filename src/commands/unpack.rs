@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
-use aysfs_engine::load::{self, Request};
+use aysfs_engine::load::Request;
 use aysfs_engine::unpack::{self, Progress, Summary};
 use aysfs_flist::ParseOptions;
 use aysfs_store::Mirror;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::cli::UnpackArgs;
 use crate::{mounts, progress};
 
@@ -26,7 +26,7 @@ struct Report<'a> {
 
 pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
     let access = Access::of(&args.stor)?;
-    let source = mounts::flist_source(&args.flist);
+    let source = mounts::flist_source(&access::flist(&args.flist)?);
     let target = std::path::absolute(&args.dir)?;
     let beside = target.parent().unwrap_or(&target);
     // On the disk of the target, so that it has the space; it goes away whatever happens.
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
     let cache = mounts::open_cache(backend.path(), access.deadline)?;
     let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() };
     let base = Arc::new(
-        load::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,
+        mounts::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,
     );
 
     let done = Arc::<Progress>::default();

@@ -65,6 +65,21 @@ pub enum LoadError {
     Rollback { flist: String, found: u64, accepted: u64 },
 }
 
+impl LoadError {
+    /// Whether the flist, or what was said about it, is wrong: another try ends the same way.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Flist(FlistError::Line { .. } | FlistError::Empty { .. } | FlistError::Read { .. })
+            | Self::Base(_)
+            | Self::Unsigned { .. }
+            | Self::Signature { .. }
+            | Self::Rollback { .. } => true,
+            Self::Fetch { source, .. } => !source.is_transient(),
+            Self::Flist(FlistError::Index { .. }) | Self::Read { .. } | Self::Write { .. } => false,
+        }
+    }
+}
+
 /// Loads a flist; `dir` is the directory of the backend, where its index and what else is to be remembered are kept.
 ///
 /// A flist below the address of one of `stors` is fetched with the account of that stor.

@@ -82,7 +82,7 @@ pub enum PackError {
     Changing(PathBuf),
     #[error("cannot store content")]
     Store(#[from] StoreError),
-    #[error("cannot write the flist")]
+    #[error(transparent)]
     Flist(#[from] WriteError),
 }
 

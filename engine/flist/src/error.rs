@@ -27,20 +27,20 @@ pub enum FlistError {
         file: String,
     },
     /// The list cannot be read (or decompressed) to its end.
-    #[error("cannot read the flist {file}: {source}")]
+    #[error("cannot read the flist {file}: {error}")]
     Read {
         /// The list.
         file: String,
-        /// Why.
-        source: io::Error,
+        /// Why; part of the message, so not its source as well.
+        error: io::Error,
     },
     /// The index cannot be written or mapped.
-    #[error("cannot keep the index of a flist in {}: {source}", .path.display())]
+    #[error("cannot keep the index of a flist in {}: {error}", .path.display())]
     Index {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why; part of the message, so not its source as well.
+        error: io::Error,
     },
 }
 

@@ -87,8 +87,7 @@ impl Index {
         dir: &Path,
     ) -> Result<Self, FlistError> {
         let source = source.into();
-        let mut raw =
-            source.open().map_err(|error| FlistError::Read { file: source.name(), source: error })?;
+        let mut raw = source.open().map_err(|error| FlistError::Read { file: source.name(), error })?;
         let shelf = Shelf { dir, now: SystemTime::now() };
         shelf.compile(&source, &mut raw, options).map(|(_, index)| index)
     }

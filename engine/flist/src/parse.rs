@@ -70,7 +70,7 @@ impl Flist {
     pub fn parse<'a>(source: impl Into<Source<'a>>, options: &ParseOptions) -> Result<Self, FlistError> {
         let source = source.into();
         let file = source.name();
-        let raw = source.open().map_err(|source| FlistError::Read { file: file.clone(), source })?;
+        let raw = source.open().map_err(|error| FlistError::Read { file: file.clone(), error })?;
         let mut tree = Tree::new();
         let mut entries = Vec::new();
         let scanned = scan(&file, raw, options, |line| {
@@ -102,7 +102,7 @@ pub(crate) fn scan(
     options: &ParseOptions,
     mut sink: impl FnMut(Line) -> Result<(), Problem>,
 ) -> Result<Scanned, FlistError> {
-    let unreadable = |source| FlistError::Read { file: file.to_owned(), source };
+    let unreadable = |error| FlistError::Read { file: file.to_owned(), error };
     let bad =
         |line, Problem { column, reason }| FlistError::Line { file: file.to_owned(), line, column, reason };
     let trim = options.prefixes();

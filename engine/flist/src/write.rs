@@ -28,7 +28,7 @@ use crate::path;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The output failed.
-    #[error("cannot write the flist: {0}")]
+    #[error("cannot write the flist")]
     Io(#[from] io::Error),
     /// The path is none that a list may hold.
     #[error("{path:?}: {reason}")]

@@ -7,7 +7,7 @@
 //!   hashed as a whole before it gets its name, because other flists trust that name; until then it is shared only
 //!   by readers with the same list of chunks. So a flist that lists wrong ones hurts its own readers only.
 //! - The directory is not trusted either. A file is read if this user owns it, under one name, with the expected
-//!   size, and with a seal (see [`Boot`]) from this boot that fits its mtime; without one it is hashed again first.
+//!   size, and with a seal (see [`Boot`]) from this boot that fits its times; without one it is hashed again first.
 //! - A chunk is fetched once however many readers wait, by a task of its own: a reader that goes away disturbs
 //!   nobody. When the fetch fails, those who wait get the error, and the next read tries again.
 //! - Nothing is fsynced. A crash of the program loses nothing that was published; one of the machine may, and the

@@ -128,7 +128,7 @@ fn transport(url: &Url, stors: &[StorOptions], deadline: Duration) -> Result<Tra
             }
         },
     };
-    Ok(made.map_err(|source| OpenError::Tls { url: without_credentials(url).into(), source })?)
+    Ok(made.map_err(|error| OpenError::Tls { url: without_credentials(url).into(), error })?)
 }
 
 fn credentials_of(url: &Url) -> Option<Credentials> {

@@ -75,7 +75,7 @@ impl StorOptions {
 
     pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, OpenError> {
         let Some(path) = &self.ca else { return Ok(Vec::new()) };
-        let pem = std::fs::read(path).map_err(|source| OpenError::Ca { path: path.clone(), source })?;
+        let pem = std::fs::read(path).map_err(|error| OpenError::Ca { path: path.clone(), error })?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         match certificates {
             Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -100,7 +100,7 @@ impl StorOptions {
         }
         let same_origin = |from: &Url, to: &Url| from.origin() == to.origin();
         Transport::new(&self.url, &self.certificates()?, credentials, self.deadline, same_origin)
-            .map_err(|source| OpenError::Tls { url: self.address().into(), source })
+            .map_err(|error| OpenError::Tls { url: self.address().into(), error })
     }
 }
 
@@ -134,7 +134,7 @@ pub fn open(options: &StorOptions, namespace: &Namespace) -> Result<Arc<dyn Stor
             let root = url.to_file_path().map_err(|()| OpenError::NotLocal { url: url.into() })?;
             match DirStore::open(&root, namespace) {
                 Ok(store) => Ok(Arc::new(store)),
-                Err(source) => Err(OpenError::Directory { source }),
+                Err(error) => Err(OpenError::Directory { error }),
             }
         }
         scheme => Err(OpenError::Scheme { scheme: scheme.into(), url: url.into() }),
@@ -179,12 +179,12 @@ pub enum OpenError {
         url: String,
     },
     /// The CA file cannot be read.
-    #[error("ca {path:?} cannot be read: {source}")]
+    #[error("ca {path:?} cannot be read: {error}")]
     Ca {
         /// The file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not; part of the message, so not its source as well.
+        error: io::Error,
     },
     /// The CA file is of no use.
     #[error("ca {path:?} holds no PEM certificate")]
@@ -193,18 +193,18 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// TLS cannot be set up.
-    #[error("{url}: {source}")]
+    #[error("{url}: {error}")]
     Tls {
         /// The address.
         url: String,
         /// Why not.
-        source: TlsError,
+        error: TlsError,
     },
     /// The directory cannot be used.
-    #[error("the stor directory cannot be used: {source}")]
+    #[error("the stor directory cannot be used: {error}")]
     Directory {
         /// Which, and why not.
-        source: io::Error,
+        error: io::Error,
     },
 }
 

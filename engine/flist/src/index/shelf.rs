@@ -40,7 +40,7 @@ impl Shelf<'_> {
         source: &Source<'_>,
         options: &ParseOptions,
     ) -> Result<(Index, Provenance), FlistError> {
-        let unreadable = |error| FlistError::Read { file: source.name(), source: error };
+        let unreadable = |error| FlistError::Read { file: source.name(), error };
         let memory = key::memory_of(source, options, self.dir);
         let known = Stamp::read(&memory);
 
@@ -84,11 +84,11 @@ impl Shelf<'_> {
         let mut tree = Tree::new();
         let mut digesting = Digesting::new(raw);
         let scanned = scan(&name, &mut digesting, options, |line| tree.add(&line))?;
-        let digest = digesting.finish().map_err(|source| FlistError::Read { file: name, source })?;
+        let digest = digesting.finish().map_err(|error| FlistError::Read { file: name, error })?;
 
         let key = Key::new(&digest, options);
         let path = key.index_in(self.dir);
-        let failed = |source| FlistError::Index { path: path.clone(), source };
+        let failed = |error| FlistError::Index { path: path.clone(), error };
         let write = || -> io::Result<File> {
             DirBuilder::new().recursive(true).mode(0o700).create(self.dir)?;
             self.sweep()?;

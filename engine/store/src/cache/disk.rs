@@ -27,7 +27,7 @@ use tempfile::{SpooledTempFile, TempPath};
 use tokio::time::Instant;
 
 use super::lock;
-use super::seal::{Boot, Seal, Stamp};
+use super::seal::{Boot, Moment, Seal, Stamp};
 use crate::ContentId;
 
 /// Where files are that have a name but no content yet.
@@ -174,10 +174,9 @@ impl Disk {
             Ok(stat) if is_ours(&stat) && u64::try_from(stat.st_size) == Ok(size) => stat,
             Ok(_) | Err(_) => return Found::Absent,
         };
-        let stamp = Stamp::of(&stat);
         let seal = Seal::read(&file).filter(|seal| seal.id == *id);
-        let sealed = seal.as_ref().is_some_and(|seal| seal.boot == self.boot && seal.stamp == stamp);
-        if sealed || lock(&self.unsealed).get(id) == Some(&stamp) {
+        let sealed = seal.as_ref().is_some_and(|seal| seal.fits(&self.boot, &stat));
+        if sealed || lock(&self.unsealed).get(id) == Some(&Stamp::of(&stat)) {
             Found::Verified(file)
         } else {
             Found::Doubtful(Doubtful { file, sealed: seal.map(|seal| seal.plain) })
@@ -291,7 +290,7 @@ impl Disk {
 
     fn seal(&self, file: &File, id: &ContentId, plain: ContentId) -> io::Result<()> {
         let stamp = Stamp::of(&fstat(file)?);
-        let seal = Seal { boot: self.boot.clone(), stamp, id: *id, plain };
+        let seal = Seal { boot: self.boot.clone(), stamp, made: Moment::now(), id: *id, plain };
         if !seal.write(file)? {
             lock(&self.unsealed).insert(*id, stamp);
         }

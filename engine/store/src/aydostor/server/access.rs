@@ -105,6 +105,11 @@ impl Account {
     pub fn new(name: &str, password: &str, rights: Rights) -> Self {
         Self { name: name.into(), password: Sha256::digest(password).into(), rights }
     }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// `NAME:PASSWORD:RIGHTS`; the password may hold colons.

@@ -124,6 +124,25 @@ async fn a_changed_file_is_found_in_the_same_boot() {
 }
 
 #[tokio::test]
+async fn a_flipped_byte_under_the_old_mtime_is_found_in_the_same_boot() {
+    let mut bench = Bench::new(1);
+    let content = fetched(&bench).await;
+    let file = File::options().write(true).open(bench.published(&content)).expect("ours");
+    let before = file.metadata().expect("ours");
+    // Earlier, the change could not be told from the publication.
+    let apart = std::time::Duration::from_millis(1100);
+    let published = std::time::UNIX_EPOCH + std::time::Duration::from_secs(before.ctime().unsigned_abs() + 1);
+    while std::time::SystemTime::now() < published + apart {
+        tokio::time::sleep(apart / 20).await;
+    }
+    file.write_all_at(b"K", 0).expect("ours");
+    file.set_modified(before.modified().expect("a time")).expect("ours");
+    bench.restart(options());
+    reads_well(&bench, &content, 2).await;
+    assert_eq!(bench.cache.stats().damaged_files, 1);
+}
+
+#[tokio::test]
 async fn a_truncated_file_is_fetched_again() {
     let mut bench = Bench::new(1);
     let content = fetched(&bench).await;

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod frontends;
 mod log;
+mod mount_points;
 mod mounts;
 mod progress;
 mod signals;

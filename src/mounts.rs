@@ -12,11 +12,10 @@ use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions};
-use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::commands::umount;
+use crate::mount_points::make_free;
 use crate::signals::Signals;
 use crate::{Refused, access};
 
@@ -81,7 +80,7 @@ async fn prepare(mut plans: Vec<Plan>) -> anyhow::Result<Vec<Ready>> {
         let mut wrong = |error: anyhow::Error| problems.push(error.context(point.display().to_string()));
         // The directory of an inner mount is there when the outer one is.
         if !points.iter().any(|outer| point.starts_with(outer))
-            && let Err(error) = free_mount_point(&point)
+            && let Err(error) = make_free(&point)
         {
             wrong(error);
         }
@@ -169,39 +168,14 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
     Ok(Cache::open(&dir.join("cache"), CacheOptions { deadline, ..CacheOptions::default() })?)
 }
 
-/// Makes sure that `point` is a directory to mount on; a mount whose daemon died is taken away first.
-fn free_mount_point(point: &Path) -> anyhow::Result<()> {
-    match fs::metadata(point) {
-        Ok(meta) if meta.is_dir() && is_served(point)? => {
-            bail!("an aysfs is mounted there already: unmount it first (aysfs umount {})", point.display())
-        }
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => bail!("the mount point is not a directory"),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
-            warn!("{}: taking away a mount whose daemon is dead", point.display());
-            detach(point).context("cannot take away a mount whose daemon is dead")
-        }
-        Err(error) => Err(error).context("cannot use the mount point: make the directory first"),
-    }
-}
-
-fn detach(point: &Path) -> anyhow::Result<()> {
-    match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => umount::with_helper(point, true),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
     let mut mounted: Vec<(PathBuf, Box<dyn Mount>)> = Vec::new();
     for Ready { plan, fs } in ready {
         let entries = fs.base().index().len();
-        let one =
-            free_mount_point(&plan.point).with_context(|| plan.point.display().to_string()).and_then(|()| {
-                Ok(plan.frontend.mount(Arc::new(fs), &plan.point, &plan.options, &Handle::current())?)
-            });
+        let one = make_free(&plan.point).with_context(|| plan.point.display().to_string()).and_then(|()| {
+            Ok(plan.frontend.mount(Arc::new(fs), &plan.point, &plan.options, &Handle::current())?)
+        });
         match one {
             Ok(one) => mounted.push((plan.point.clone(), one)),
             Err(error) => {
@@ -247,58 +221,5 @@ async fn unmount(point: &Path, mount: &dyn Mount) -> anyhow::Result<()> {
             }
             result => return Ok(result?),
         }
-    }
-}
-
-/// Whether something is mounted on exactly this directory, even if its daemon is dead.
-pub(crate) fn is_mount_point(point: &Path) -> anyhow::Result<bool> {
-    Ok(topmost(point)?.is_some())
-}
-
-/// Whether an aysfs is mounted on exactly this directory.
-fn is_served(point: &Path) -> anyhow::Result<bool> {
-    let point = point.canonicalize()?;
-    Ok(topmost(&point)?.is_some_and(|kind| kind == "fuse.aysfs"))
-}
-
-/// The type of the filesystem that was mounted last on exactly this directory.
-fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    Ok(mounts.lines().rev().find_map(|line| {
-        // Fields that may be there or not end at the hyphen (proc_pid_mountinfo(5)).
-        let (fixed, more) = line.split_once(" - ")?;
-        let found = unescape(fixed.split(' ').nth(4)?) == point;
-        found.then(|| more.split(' ').next().unwrap_or_default().to_owned())
-    }))
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).
-fn unescape(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let (mut bytes, mut rest) = (Vec::new(), field.as_bytes());
-    while let [first, tail @ ..] = rest {
-        let octal = tail.get(..3).and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape(r"/mnt/a\040b\134c\012d"), Path::new("/mnt/a b\\c\nd"));
-        assert_eq!(unescape(r"/mnt/end\04"), Path::new(r"/mnt/end\04"));
     }
 }

@@ -171,7 +171,12 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 
 /// Makes sure that `point` is a directory to mount on; a mount whose daemon died is taken away first.
 fn free_mount_point(point: &Path) -> anyhow::Result<()> {
-    match fs::metadata(point) {
+    // The kernel may know the attributes of a mount whose daemon is dead; statfs always asks the daemon.
+    let looked_at = fs::metadata(point).and_then(|meta| {
+        rustix::fs::statfs(point)?;
+        Ok(meta)
+    });
+    match looked_at {
         Ok(meta) if meta.is_dir() && is_served(point)? => {
             bail!("an aysfs is mounted there already: unmount it first (aysfs umount {})", point.display())
         }

@@ -301,7 +301,8 @@ pub(crate) struct Object {
 
 /// The regular files of a flist whose names need no escapes, by path.
 pub(crate) fn objects(flist: &Path) -> BTreeMap<PathBuf, Object> {
-    let text = fs::read_to_string(flist).expect("a flist");
+    let text = fs::read(flist).expect("a flist");
+    let text = String::from_utf8_lossy(&text);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let files = lines.filter_map(|line| {
         let fields: Vec<_> = line.split('|').collect();
@@ -347,7 +348,7 @@ impl Mounted {
             .chain(["--namespace", "test", "--stor", stor].map(OsStr::new))
             .chain(more.iter().map(OsStr::new)),
         );
-        daemon.wait_for_log("mounted");
+        daemon.wait_for_log("all mounts are up");
         assert!(is_mounted(&point));
         Self { daemon, point }
     }

@@ -25,7 +25,12 @@ pub(crate) enum Detach {
 
 /// Makes sure that `point` is a directory to mount on; a mount of a daemon that died is taken away first.
 pub(crate) fn make_free(point: &Path) -> anyhow::Result<()> {
-    match fs::metadata(point) {
+    // The kernel may know the attributes of a mount whose daemon is dead; statfs always asks the daemon.
+    let looked_at = fs::metadata(point).and_then(|meta| {
+        rustix::fs::statfs(point)?;
+        Ok(meta)
+    });
+    match looked_at {
         Ok(meta) if !meta.is_dir() => bail!("the mount point is not a directory"),
         Ok(_) if topmost(&point.canonicalize()?)?.as_deref() == Some(OURS) => {
             bail!("an aysfs is mounted there already: unmount it first (aysfs umount {})", point.display())

@@ -1,5 +1,6 @@
 //! Running the command, and cleaning up behind it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -10,8 +11,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aysfs_store::fault::{FaultServer, Gate, ServerTrouble};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 /// Only ends a test that hangs; nothing is measured with it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -224,6 +227,92 @@ impl Stor {
     }
 }
 
+/// A password that nothing may ever show.
+pub(crate) const SECRET: &str = "geheim-4711";
+
+/// A stor with an account, behind a server that makes trouble for those who read.
+pub(crate) struct Faulty {
+    /// Dropped before what it runs on.
+    server: FaultServer,
+    runtime: Runtime,
+    pub(crate) stor: Stor,
+}
+
+impl Faulty {
+    /// Serves `root`, without trouble yet.
+    pub(crate) fn start(root: &Path) -> Self {
+        let stor = Stor::start_with(root, &["--account", &format!("tester:{SECRET}:rwd")]);
+        let runtime = Runtime::new().expect("a runtime");
+        let upstream = stor.url().parse().expect("a URL");
+        let server = runtime.block_on(FaultServer::start(upstream)).expect("a server");
+        Self { server, runtime, stor }
+    }
+
+    /// Where there may be trouble, with the account.
+    pub(crate) fn url(&self) -> String {
+        with_account(&self.shown())
+    }
+
+    /// The same as messages show it.
+    pub(crate) fn shown(&self) -> String {
+        self.server.url().to_string()
+    }
+
+    /// Where there never is trouble, with the account.
+    pub(crate) fn direct(&self) -> String {
+        with_account(&self.stor.url())
+    }
+
+    pub(crate) fn set(&self, trouble: ServerTrouble) {
+        self.runtime.block_on(self.server.set(trouble)).expect("the trouble can be made");
+    }
+
+    /// How often an object was asked for.
+    pub(crate) fn gets(&self, object: &Object) -> usize {
+        self.server.requests("GET", &format!("/store/test/{}", object.key))
+    }
+
+    /// Holds all requests from now on; see [`Faulty::held`].
+    pub(crate) fn hold(&self) -> Gate {
+        let gate = Gate::default();
+        self.set(ServerTrouble::Wait(gate.clone()));
+        gate
+    }
+
+    /// Waits until so many requests are held, or have been.
+    pub(crate) fn held(&self, gate: &Gate, requests: usize) {
+        let reached = async { tokio::time::timeout(PATIENCE, gate.reached_by(requests)).await };
+        self.runtime.block_on(reached).unwrap_or_else(|_| panic!("waited in vain for {requests} requests"));
+    }
+}
+
+fn with_account(url: &str) -> String {
+    url.replace("http://", &format!("http://tester:{SECRET}@"))
+}
+
+/// A regular file of a flist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Object {
+    /// The content id, by which the cache knows it.
+    pub(crate) id: String,
+    /// The key, by which the stor knows it.
+    pub(crate) key: String,
+}
+
+/// The regular files of a flist whose names need no escapes, by path.
+pub(crate) fn objects(flist: &Path) -> BTreeMap<PathBuf, Object> {
+    let text = fs::read(flist).expect("a flist");
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let files = lines.filter_map(|line| {
+        let fields: Vec<_> = line.split('|').collect();
+        let (path, id) = (fields[0].trim_start_matches('/'), fields[1]);
+        let key = fields.iter().find_map(|field| field.strip_prefix("obj=")).unwrap_or(id);
+        (!id.is_empty()).then(|| (path.into(), Object { id: id.to_owned(), key: key.to_owned() }))
+    });
+    files.collect()
+}
+
 /// Packs `tree` into a stor; returns the flist.
 pub(crate) fn pack(lab: &Lab, tree: &Path, stor: &str, format: &str) -> PathBuf {
     let flist = lab.path(&format!("{format}.flist"));
@@ -259,7 +348,7 @@ impl Mounted {
             .chain(["--namespace", "test", "--stor", stor].map(OsStr::new))
             .chain(more.iter().map(OsStr::new)),
         );
-        daemon.wait_for_log("mounted");
+        daemon.wait_for_log("all mounts are up");
         assert!(is_mounted(&point));
         Self { daemon, point }
     }

@@ -14,6 +14,7 @@ use aysfs_vfs::{
 use bytes::Bytes;
 
 use crate::base::{self, Base, BaseError};
+use crate::failures::Failures;
 use crate::opens::Opens;
 
 /// A mount: a base, and the cache that has or fetches its content.
@@ -26,6 +27,7 @@ pub struct AysFs {
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     opens: Opens,
+    failures: Failures,
 }
 
 /// Why a read failed, and of what.
@@ -40,7 +42,7 @@ struct ReadError {
 impl AysFs {
     /// A mount of `base` that fetches from `stors` what `cache` lacks.
     pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>) -> Self {
-        Self { base, cache, stors, opens: Opens::default() }
+        Self { base, cache, stors, opens: Opens::default(), failures: Failures::default() }
     }
 
     /// The tree.
@@ -165,7 +167,12 @@ impl Vfs for AysFs {
     async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
         let of = self.find_file(ino)?;
         let Some(cached) = self.cached(&of)? else { return Ok(Bytes::new()) };
+        if self.failures.knows(ino, offset) {
+            // Logged already.
+            return Err(ErrorKind::Io.into());
+        }
         cached.read(offset, size as usize).await.map_err(|source| {
+            self.failures.note(ino, offset..offset.saturating_add(size.into()));
             Error::new(ErrorKind::Io, ReadError { path: self.base.path(of.number()), source })
         })
     }

@@ -9,6 +9,7 @@
 //! kernel asks (a frontend).
 
 mod base;
+mod failures;
 mod fs;
 pub mod load;
 mod opens;

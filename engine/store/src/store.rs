@@ -17,7 +17,8 @@ use crate::{ETag, Key, StaticName};
 ///
 /// An instance is bound to one namespace. Every call ends within the deadline it was made with (the longest
 /// time without a byte arriving or leaving), and calls that can be repeated safely are repeated before they
-/// fail with something that may pass.
+/// fail with something that may pass. [`Store::get`] is the exception: who reads may have another stor to ask, and
+/// decides whether to ask again.
 ///
 /// A stor does not verify what it returns: whoever reads compares digests.
 #[async_trait]

@@ -78,14 +78,11 @@ async fn faulty() -> (Running, FaultServer, Vec<u8>, Key) {
 
 #[tokio::test]
 async fn a_stor_that_fails_for_a_while_is_asked_again() {
-    let (_server, faulty, bytes, key) = faulty().await;
+    let (_server, faulty, _, key) = faulty().await;
     let store = hasty(faulty.url(), PATIENT);
-    faulty.script([ServerTrouble::Status(500), ServerTrouble::Status(503)]);
-    assert!(got(&*store, &key).await.expect("got") == bytes);
-    assert_eq!(faulty.requests("GET", &format!("/store/ns/{key}")), 3);
-    faulty.script([ServerTrouble::Status(502)]);
+    faulty.script([ServerTrouble::Status(500), ServerTrouble::Status(502)]);
     assert_eq!(store.has(std::slice::from_ref(&key)).await.expect("answered"), [true]);
-    assert_eq!(faulty.requests("POST", "/store/ns/exists"), 2);
+    assert_eq!(faulty.requests("POST", "/store/ns/exists"), 3);
     faulty.script([ServerTrouble::Status(503), ServerTrouble::Lost]);
     let other = sha256(b"other");
     let stored = store.put(&other, &upload(b"other")).await.expect("put");
@@ -132,13 +129,28 @@ async fn a_stor_that_keeps_failing_is_given_up_within_the_deadline() {
     let (_server, faulty, _, key) = faulty().await;
     let store = hasty(faulty.url(), SOON);
     faulty.set(ServerTrouble::Status(500)).await.expect("set");
-    let fault = got(&*store, &key).await.expect_err("500");
+    let error = store.has(std::slice::from_ref(&key)).await.expect_err("500");
     assert_eq!(
-        fault.to_string(),
+        error.fault.to_string(),
         "unavailable: 500 Internal Server Error: trouble was asked for",
         "the last answer is the cause"
     );
-    assert!(faulty.requests("GET", &format!("/store/ns/{key}")) > 1);
+    assert!(faulty.requests("POST", "/store/ns/exists") > 1);
+}
+
+#[tokio::test]
+async fn whether_to_ask_for_an_object_again_is_for_the_reader_to_decide() {
+    let (_server, faulty, bytes, key) = faulty().await;
+    let store = hasty(faulty.url(), PATIENT);
+    let path = format!("/store/ns/{key}");
+    faulty.script([ServerTrouble::Status(500)]);
+    got(&*store, &key).await.expect_err("500");
+    assert_eq!(faulty.requests("GET", &path), 1);
+    faulty.script([ServerTrouble::Cut(0)]);
+    let fault = got(&*store, &key).await.expect_err("cut");
+    assert!(matches!(fault, Fault::Short { received: 0, expected: 200_000 }), "{fault:?}");
+    assert_eq!(faulty.requests("GET", &path), 2);
+    assert!(got(&*store, &key).await.expect("got") == bytes);
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The client of an AYDO stor.
 //!
 //! - A body is sent and received raw, in pieces, and held to its announced length.
-//! - What can be repeated is repeated within the deadline. The stream of a `get` that breaks off goes on with a
-//!   `Range` from where it was; where the stor does not allow that, it ends with [`Fault::Short`], and the reader
-//!   decides whether to start again.
+//! - What can be repeated is repeated within the deadline, but for a `get`: that is for the reader to decide. Only
+//!   the stream of one that breaks off goes on with a `Range` from where it was, for as long as that brings more;
+//!   where the stor does not allow that, it ends with [`Fault::Short`].
 //! - A stor of the old system is understood: without `PUT` objects are posted and found under the MD5 of what was
 //!   sent; without `exists` each object is asked for by itself.
 
@@ -30,7 +30,7 @@ use crate::{
 
 /// How often an upload is repeated.
 const UPLOAD_REPEATS: u32 = 6;
-/// How often the body of an object is resumed; requests without an answer are limited by the deadline alone.
+/// How often the body of an object is resumed, and a short question repeated.
 const REPEATS: u32 = 32;
 /// How many objects are asked for at once where a stor has no `exists`.
 const PARALLEL: usize = 16;
@@ -74,6 +74,11 @@ impl AydoStor {
 impl Inner {
     fn patience(&self) -> Patience {
         Patience::new(self.deadline, REPEATS)
+    }
+
+    /// For a request that is not repeated.
+    fn patience_once(&self) -> Patience {
+        Patience::new(self.deadline, 0)
     }
 
     fn error(&self, subject: impl ToString, fault: Fault) -> StoreError {
@@ -231,6 +236,8 @@ struct Getting {
     key: Key,
     /// Where in the object the asked part begins.
     start: u64,
+    /// How much had been received when the answer last broke off.
+    broke_off_at: u64,
     arriving: Arriving,
 }
 
@@ -248,9 +255,13 @@ impl Getting {
     async fn resume(&mut self, fault: Fault) -> Result<(), Fault> {
         let Some(expected) = self.arriving.expected() else { return Err(fault) };
         let received = self.arriving.received();
+        if received == self.broke_off_at {
+            return Err(fault);
+        }
+        self.broke_off_at = received;
         self.arriving.patience.pause(fault).await?;
         let rest = self.start + received..self.start + expected;
-        match self.stor.open(&self.key, Some(&rest), &mut self.arriving.patience).await {
+        match self.stor.open(&self.key, Some(&rest), &mut self.stor.patience_once()).await {
             Ok((response, _)) => {
                 self.arriving.resume(response);
                 Ok(())
@@ -274,14 +285,14 @@ impl Store for AydoStor {
         {
             return Err(stor.error(key, Fault::Refused(format!("no bytes in {range:?}"))));
         }
-        let mut patience = stor.patience();
-        let (response, length) =
-            stor.open(key, range.as_ref(), &mut patience).await.map_err(|fault| stor.error(key, fault))?;
+        let opened = stor.open(key, range.as_ref(), &mut stor.patience_once()).await;
+        let (response, length) = opened.map_err(|fault| stor.error(key, fault))?;
         let getting = Getting {
             stor: stor.clone(),
             key: key.clone(),
             start: range.map_or(0, |range| range.start),
-            arriving: Arriving::new(response, length, patience),
+            broke_off_at: 0,
+            arriving: Arriving::new(response, length, stor.patience()),
         };
         let key = key.clone();
         let stream = stream::try_unfold(getting, |mut getting| async move {

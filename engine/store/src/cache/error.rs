@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::DecodeError;
-use crate::{ContentId, Key, StoreError};
+use crate::{ContentId, Fault, Key, StoreError};
 
 /// A failed fetch: every reader that waited for it gets this one. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,6 +56,11 @@ pub(super) enum SourceError {
 }
 
 impl SourceError {
+    /// Whether it said nothing.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Store(error) if matches!(error.fault, Fault::Silent(_)))
+    }
+
     /// Whether asking the same stor again a little later may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {

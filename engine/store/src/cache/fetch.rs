@@ -110,7 +110,8 @@ impl Fetch {
             });
             let mut left = u32::try_from(stors.len()).unwrap_or(u32::MAX);
             for stor in stors {
-                let patience = reach.give_up.saturating_duration_since(Instant::now()) / left;
+                let patience =
+                    in_milliseconds(reach.give_up.saturating_duration_since(Instant::now()) / left);
                 left -= 1;
                 let error = match self.chunk_from(&stor, patience, &lane, reach).await? {
                     Ok(arrived) => {
@@ -121,8 +122,12 @@ impl Fetch {
                 };
                 tracing::debug!("fetch failed: {error}");
                 self.sources.report(&stor, self.outcome(&error));
-                failures.retain(|(failed, _)| !Arc::ptr_eq(failed, &stor));
-                failures.push((stor, error));
+                match failures.iter_mut().find(|(failed, _)| Arc::ptr_eq(failed, &stor)) {
+                    // The time that was left for it says less than what the stor said before.
+                    Some(_) if error.is_silence() => {}
+                    Some((_, failure)) => *failure = error,
+                    None => failures.push((stor, error)),
+                }
             }
             drop(place);
 
@@ -238,6 +243,11 @@ impl<E: Into<SourceError>> From<E> for Miss {
     fn from(error: E) -> Self {
         Self::Source(error.into())
     }
+}
+
+/// The nearest time that is worth telling.
+fn in_milliseconds(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from((time.as_micros() + 500) / 1000).unwrap_or(u64::MAX))
 }
 
 /// A body on its way.

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::{cut, flip};
+use super::{Gate, cut, flip};
 use crate::aydostor::server::{Limits, listen, log::Metrics};
 use crate::aydostor::transport::Transport;
 
@@ -33,6 +33,8 @@ pub enum ServerTrouble {
     Status(u16),
     /// It is answered after this time.
     Slow(Duration),
+    /// It waits at a gate, then it is answered.
+    Wait(Gate),
     /// It is done, but answered with 502.
     Lost,
     /// It is never answered.
@@ -41,6 +43,10 @@ pub enum ServerTrouble {
     Cut(u64),
     /// The byte at this offset of the body is another.
     Flip(u64),
+    /// Every byte of the body is another.
+    Garbage,
+    /// The length that the answer announces is off by so many bytes.
+    WrongLength(i64),
     /// Behind the body so many bytes more follow, which no header announces.
     Flood(u64),
     /// The body stops after so many bytes, and the connection stays.
@@ -168,6 +174,7 @@ async fn answer(shared: axum::extract::State<Arc<Shared>>, request: Request) -> 
     match &trouble {
         ServerTrouble::Status(status) => return status_only(*status),
         ServerTrouble::Slow(time) => tokio::time::sleep(*time).await,
+        ServerTrouble::Wait(gate) => gate.pass().await,
         ServerTrouble::Silence => std::future::pending().await,
         ServerTrouble::Redirect(target) => {
             let mut response = status_only(307);
@@ -228,6 +235,17 @@ fn damage(mut response: Response<Body>, trouble: &ServerTrouble) -> Response<Bod
         ServerTrouble::Cut(after) => cut(pieces, *after).chain(stream::once(broken())).boxed(),
         ServerTrouble::Stall(after) => cut(pieces, *after).chain(stream::pending()).boxed(),
         ServerTrouble::Flip(offset) => flip(pieces, *offset),
+        ServerTrouble::Garbage => {
+            pieces.map_ok(|piece| piece.iter().map(|byte| byte ^ 0x55).collect()).boxed()
+        }
+        ServerTrouble::WrongLength(off_by) => {
+            if let Some(told) = response.headers_mut().get_mut(CONTENT_LENGTH) {
+                let length: Option<u64> = told.to_str().ok().and_then(|length| length.parse().ok());
+                let wrong = length.and_then(|length| length.checked_add_signed(*off_by));
+                *told = wrong.expect("a length that can be off by this").into();
+            }
+            pieces
+        }
         ServerTrouble::Flood(bytes) => {
             response.headers_mut().remove(CONTENT_LENGTH);
             let more = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65536])));

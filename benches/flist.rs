@@ -12,6 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aysfs_benches::{Random, machine, memory};
 use aysfs_flist::{
     Content, Dialect, Entry, Flist, Header, Index, Kind, Node, ObjectKey, ParseOptions, Provenance, Source,
     Timestamp, Writer,
@@ -39,8 +40,7 @@ fn main() {
 fn table(dir: &Path) {
     let list = dir.join("list");
     write_tree(BufWriter::new(File::create(&list).expect("the list")), ENTRIES).expect("the list is written");
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    println!("{ENTRIES} entries, {} MB of v2, {cores} cores", size(&list) / 1_000_000);
+    println!("{ENTRIES} entries, {} MB of v2; {}", size(&list) / 1_000_000, machine());
     println!("{:44} {:>12} {:>12} {:>12} {:>12}", "", "time", "RSS before", "RSS after", "RSS peak");
     run(dir, "first mount: parse and index");
     let index = files(dir, "index").map(|path| size(&path)).sum::<u64>();
@@ -63,7 +63,7 @@ fn run(dir: &Path, step: &str) {
 
 /// Runs in the directory of the list.
 fn take_step(step: &str) {
-    let before = memory("VmRSS");
+    let before = megabytes("VmRSS");
     let start = Instant::now();
     let (index, provenance) = open(Path::new("."));
     let mut elapsed = start.elapsed();
@@ -81,7 +81,7 @@ fn take_step(step: &str) {
         }
         elapsed = start.elapsed();
     }
-    let (after, peak) = (memory("VmRSS"), memory("VmHWM"));
+    let (after, peak) = (megabytes("VmRSS"), megabytes("VmHWM"));
     println!("{step:44} {:>12} {before:>9} MB {after:>9} MB {peak:>9} MB", format!("{elapsed:.1?}"));
 }
 
@@ -101,11 +101,8 @@ fn size(path: &Path) -> u64 {
 }
 
 /// A line of `/proc/self/status`, in MB.
-fn memory(key: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find(|line| line.starts_with(key)).expect("a kernel that counts memory");
-    let kilobytes = line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number");
-    kilobytes * 1024 / 1_000_000
+fn megabytes(key: &str) -> u64 {
+    memory("self", key) / 1_000_000
 }
 
 /// 100,000 names from all over the tree, in no order.
@@ -215,34 +212,5 @@ impl<W: Write> TreeWriter<W> {
         entry.mtime = Timestamp { secs, nanos };
         entry.ctime = Timestamp { secs: secs + 10, nanos };
         self.writer.entry(&entry).map_err(io::Error::other)
-    }
-}
-
-/// SplitMix64: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn pick(&mut self, end: u64) -> usize {
-        usize::try_from(self.below(end)).expect("a small number")
-    }
-
-    fn digest(&mut self) -> [u8; 32] {
-        let mut digest = [0; 32];
-        for bytes in digest.chunks_exact_mut(8) {
-            bytes.copy_from_slice(&self.next().to_le_bytes());
-        }
-        digest
     }
 }

@@ -1,0 +1,279 @@
+//! What a mount costs the programs that use it, against the same tree on the local disk.
+//!
+//! `cargo bench -p aysfs-benches --bench mount`, as root. Each step is taken on the local disk and on two mounts in
+//! turn, several times over, and what is shown is the ratio of neighbouring times: it means something on a busy
+//! machine, too.
+
+mod opening;
+mod serve;
+mod tree;
+mod workload;
+
+use std::env;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aysfs_benches::machine;
+use aysfs_engine::pack::{self, pack};
+use aysfs_flist::{Dialect, Header};
+use aysfs_store::StorOptions;
+use aysfs_store::aydostor::server::{Limits, Server, ServerConfig};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use url::Url;
+
+use self::serve::{NAMESPACE, Opens, Setup};
+use self::workload::{Workload, read_small};
+
+/// How often everything begins with empty caches.
+const ROUNDS: usize = 3;
+
+/// What is done in a round, in this order, and how often. The caches of the kernel are empty at first.
+const STEPS: &[(&str, Workload, usize)] = &[
+    ("first walk: list and stat", Workload::Walk, 1),
+    ("second walk: list and stat", Workload::Walk, 5),
+    ("  list (find)", Workload::Find, 5),
+    ("  stat", Workload::Stat, 5),
+    ("first open, read, close of all small files", Workload::ReadSmall, 1),
+    ("second open, read, close", Workload::ReadSmall, 5),
+    ("first sequential read, 512 MiB", Workload::Sequential, 1),
+    ("second sequential read", Workload::Sequential, 3),
+    ("4 KiB reads at random", Workload::Random(1), 3),
+    ("4 KiB reads at random, 4 threads", Workload::Random(4), 3),
+    ("memory-mapped read", Workload::Map, 3),
+];
+
+/// How many files are fetched over HTTP.
+const FETCHED: usize = 10_000;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn main() {
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() == Some(serve::COMMAND) {
+        return serve::serve(arguments.collect());
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("mount: skipped, since only root may empty the caches of the kernel and use passthrough");
+        return;
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.spawn(async {
+        tokio::signal::ctrl_c().await.expect("a signal handler");
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    });
+    let bench = Bench::prepare(&runtime);
+    bench.compare();
+    bench.fetch(&runtime);
+}
+
+/// Unwinds after a Ctrl-C, so that mounts and temporary files are removed.
+fn go_on() {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        std::panic::resume_unwind(Box::new("interrupted"));
+    }
+}
+
+/// The tree, packed.
+struct Bench {
+    /// The local disk.
+    dir: TempDir,
+    /// In memory where that is possible: packing would wait for the disk with each object.
+    stor: TempDir,
+}
+
+impl Bench {
+    fn prepare(runtime: &Runtime) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+        let stor =
+            tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory");
+        let bench = Self { dir, stor };
+        let bytes = tree::make(&bench.tree()).expect("space for the tree");
+        go_on();
+        let start = Instant::now();
+        bench.pack(runtime);
+        let disk = kind_of(bench.dir.path());
+        println!("{}, {disk}", machine());
+        println!(
+            "{} files of {:.1} kB on average and one of {} MiB; packed in {:.1?} into a stor in {}",
+            tree::FILES,
+            bytes as f64 / tree::FILES as f64 / 1000.0,
+            tree::LARGE >> 20,
+            start.elapsed(),
+            kind_of(bench.stor.path()),
+        );
+        bench
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    fn flist(&self) -> PathBuf {
+        self.dir.path().join("flist")
+    }
+
+    fn pack(&self, runtime: &Runtime) {
+        let stor = StorOptions::new(self.stor());
+        let options =
+            pack::Options { dialect: Dialect::V2, header: Header::default(), spool: self.dir.path().into() };
+        let flist = fs::File::create(self.flist()).expect("the flist");
+        let flist = std::io::BufWriter::new(flist);
+        let stor = aysfs_store::open(&stor, &NAMESPACE.parse().expect("a name")).expect("a stor");
+        runtime.block_on(pack(&self.tree(), &*stor, &options, flist, &Arc::default())).expect("packed");
+    }
+
+    fn stor(&self) -> Url {
+        Url::from_directory_path(self.stor.path()).expect("an absolute path")
+    }
+
+    /// A mount with a backend and a mount point of its own.
+    fn setup(&self, name: &str, opens: Opens, stor: Url) -> Setup {
+        let [backend, point] = ["backend", "mount"].map(|kind| {
+            let path = self.dir.path().join(format!("{kind}-{name}"));
+            fs::create_dir(&path).expect("a new directory");
+            path
+        });
+        Setup { opens, flist: self.flist(), stor, backend, point }
+    }
+
+    /// Local disk, stateless mount, mount with passthrough.
+    fn compare(&self) {
+        let setups = [
+            self.setup("stateless", Opens::Stateless, self.stor()),
+            self.setup("passthrough", Opens::Passthrough, self.stor()),
+        ];
+        for setup in &setups {
+            // What is not cached yet would be fetched, and would not pass through.
+            let mounted = setup.mount();
+            println!("first mount {:?}: {:.1?}", setup.opens, mounted.ready);
+            fill(&setup.point);
+        }
+        let roots = [&self.tree(), &setups[0].point, &setups[1].point];
+        let mut times = vec![[const { Vec::new() }; 3]; STEPS.len()];
+        let mut ready = Vec::new();
+        let mut memory = Vec::new();
+        for round in 0..ROUNDS {
+            empty_caches();
+            let mounted = setups.each_ref().map(Setup::mount);
+            ready.extend(mounted.iter().map(|mounted| mounted.ready));
+            let mut note = || memory.push(mounted.each_ref().map(|mounted| mounted.memory("VmRSS")));
+            note();
+            for (step, (_, workload, repeats)) in STEPS.iter().enumerate() {
+                for turn in 0..*repeats {
+                    for side in (0..3).map(|side| (side + turn + round) % 3) {
+                        go_on();
+                        times[step][side].push(workload.time(roots[side]));
+                    }
+                }
+                if step == 0 {
+                    note();
+                }
+            }
+            note();
+        }
+        report(&times);
+        println!(
+            "mounted again in {} (from the start of the process)",
+            spread(&ready, |time| format!("{time:.1?}"))
+        );
+        for (when, [stateless, passthrough]) in ["mounted", "walked", "at the end"].iter().zip(memory) {
+            println!("memory of the process, {when}: {stateless:.0} MB, passthrough {passthrough:.0} MB");
+        }
+    }
+
+    /// Fetches many small files from a stor over HTTP.
+    fn fetch(&self, runtime: &Runtime) {
+        let config = ServerConfig {
+            root: self.stor.path().into(),
+            accounts: Vec::new(),
+            tls: None,
+            limits: Limits::default(),
+        };
+        let server = Server::new(config).expect("a server");
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        runtime.spawn(server.serve(listener, std::future::pending()));
+        for readers in [1, 16] {
+            go_on();
+            let stor = Url::parse(&format!("http://127.0.0.1:{port}/")).expect("a URL");
+            let setup = self.setup(&format!("fetch-{readers}"), Opens::Stateless, stor);
+            let _mounted = setup.mount();
+            let time = read_in_parallel(&setup.point, FETCHED, readers);
+            println!(
+                "fetch of {FETCHED} small files over HTTP, {readers} at a time: {:.0} files/s",
+                FETCHED as f64 / time.as_secs_f64()
+            );
+        }
+    }
+}
+
+fn read_in_parallel(root: &Path, files: usize, readers: usize) -> Duration {
+    let start = Instant::now();
+    let share = files / readers;
+    thread::scope(|scope| {
+        for reader in 0..readers {
+            scope.spawn(move || read_small(root, reader * share..(reader + 1) * share).expect("fetched"));
+        }
+    });
+    start.elapsed()
+}
+
+fn fill(point: &Path) {
+    read_in_parallel(point, tree::FILES, 8);
+    Workload::Sequential.time(point);
+}
+
+fn report(times: &[[Vec<Duration>; 3]]) {
+    println!(
+        "{:44} {:>12}   {:20} {:20}",
+        "throughput, local disk = 1", "local disk", "stateless", "passthrough"
+    );
+    for ((name, workload, _), [native, stateless, passthrough]) in STEPS.iter().zip(times) {
+        let figure = workload.figure(median(native));
+        let ratio = |ours: &[Duration]| {
+            let ratios: Vec<_> = native
+                .iter()
+                .zip(ours)
+                .map(|(native, ours)| native.as_secs_f64() / ours.as_secs_f64())
+                .collect();
+            spread(&ratios, |ratio| format!("{ratio:.2}"))
+        };
+        println!("{name:44} {figure:>12}   {:20} {:20}", ratio(stateless), ratio(passthrough));
+    }
+}
+
+fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
+    sorted(values)[values.len() / 2]
+}
+
+fn sorted<T: Copy + PartialOrd>(values: &[T]) -> Vec<T> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|one, other| one.partial_cmp(other).expect("numbers"));
+    sorted
+}
+
+/// Median, and in parentheses the smallest and the largest.
+fn spread<T: Copy + PartialOrd>(values: &[T], show: impl Fn(T) -> String) -> String {
+    let sorted = sorted(values);
+    format!("{} ({}-{})", show(median(values)), show(sorted[0]), show(sorted[sorted.len() - 1]))
+}
+
+/// Empties the kernel's caches of names, inodes and pages.
+fn empty_caches() {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
+}
+
+/// The type of a filesystem.
+fn kind_of(path: &Path) -> String {
+    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(path).output().expect("coreutils");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}

@@ -1,6 +1,6 @@
 //! Trees to pack: plain ones, and one with everything that a filesystem can hold.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -168,9 +168,4 @@ fn set_times(path: &Path, secs: i64, nanos: i64) {
     let time = Timespec { tv_sec: secs, tv_nsec: nanos };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("times");
-}
-
-/// Whether a directory entry has this name; for tests that look something up.
-pub(crate) fn named(path: &Path, name: &str) -> bool {
-    path.file_name() == Some(OsStr::new(name))
 }

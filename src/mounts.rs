@@ -150,7 +150,7 @@ pub(crate) fn flist_source(source: &FlistSource) -> Source {
 pub(crate) fn shown(source: &FlistSource) -> String {
     match source {
         FlistSource::File(path) => path.display().to_string(),
-        FlistSource::Url(url) => url.to_string(),
+        FlistSource::Url(url) => aysfs_store::without_credentials(url).to_string(),
     }
 }
 

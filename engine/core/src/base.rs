@@ -1,6 +1,7 @@
 //! A compiled flist, with the owners of this machine.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use aysfs_vfs::{Attr, Device, Entry, FileKind, Ino, Time, TimeToLive};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
 const NOBODY: u32 = 65534;
+
+/// The number that no user and no group has: to `chown` it means "leave it as it is".
+const NO_ID: u32 = u32::MAX;
 
 /// What a base cannot tell.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +131,8 @@ impl Base {
 }
 
 fn resolve(owner: &Owner, lookup: impl Fn(&OsStr) -> Option<u32>, unknown: u32) -> u32 {
-    let name = owner.name.as_deref();
-    name.and_then(|name| lookup(OsStr::from_bytes(name)))
-        .or(owner.id)
-        // v1 lists hold the number itself where there was no name.
-        .or_else(|| name.and_then(|name| std::str::from_utf8(name).ok()?.parse().ok()))
-        .unwrap_or(unknown)
+    let by_name = owner.name.as_deref().and_then(|name| lookup(OsStr::from_bytes(name)));
+    by_name.or(owner.id).filter(|id| *id != NO_ID).unwrap_or(unknown)
 }
 
 pub(crate) fn file_kind(kind: Kind) -> FileKind {
@@ -154,23 +154,22 @@ fn time(time: Timestamp) -> Time {
 /// Space in units of 512 bytes, counted in whole pages of data as a local filesystem would.
 fn blocks(of: &NodeRef<'_>) -> Result<u64, Corrupt> {
     let page = u64::from(Attr::BLOCK_SIZE);
-    let pages: u64 = match (of.kind(), of.data()?) {
-        (Kind::Regular, Some(mut segments)) => {
-            // Neighbouring segments may meet in one page.
-            let mut counted = 0;
-            segments
-                .try_fold(0, |pages: u64, segment| {
-                    let (first, end) = ((segment.start / page).max(counted), segment.end.div_ceil(page));
-                    counted = end;
-                    pages.checked_add(end.saturating_sub(first))
-                })
-                .unwrap_or(0)
-        }
+    let pages = match (of.kind(), of.data()?) {
+        (Kind::Regular, Some(segments)) => pages(segments, page),
         (Kind::Regular, None) => of.size().div_ceil(page),
         (Kind::Directory, _) => 1,
         _ => 0,
     };
     Ok(pages * (page / 512))
+}
+
+/// How many pages hold data; neighbouring segments may meet in one.
+fn pages(segments: impl Iterator<Item = Range<u64>>, page: u64) -> u64 {
+    let (pages, _) = segments.fold((0, 0), |(pages, counted), segment| {
+        let (first, end) = ((segment.start / page).max(counted), segment.end.div_ceil(page).max(counted));
+        (pages + end.saturating_sub(first), end)
+    });
+    pages
 }
 
 /// The content of a regular file as the cache knows it; `None` if it is empty.
@@ -188,4 +187,36 @@ pub(crate) fn content_of(listed: Option<Listed>, size: u64) -> Result<Option<Con
         }
         Some(Listed::Pack { .. } | Listed::Chunks { .. }) => return Err(BaseError::Packs),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(name: Option<&str>, id: Option<u32>) -> Owner {
+        Owner { name: name.map(|name| name.into()), id }
+    }
+
+    #[test]
+    fn an_unknown_owner_is_nobody_and_never_root() {
+        let known = |name: &OsStr| (name == "known").then_some(7);
+        let resolve = |name, id| resolve(&owner(name, id), known, 99);
+        assert_eq!(resolve(Some("known"), Some(5)), 7, "a name that is known wins");
+        assert_eq!(resolve(Some("unknown"), Some(5)), 5, "a number is next");
+        assert_eq!(resolve(None, Some(0)), 0);
+        assert_eq!(resolve(Some("unknown"), None), 99);
+        assert_eq!(resolve(Some("0"), None), 99, "a name of digits is a name");
+        assert_eq!(resolve(None, None), 99);
+        assert_eq!(resolve(None, Some(u32::MAX)), 99, "which would leave what is made to root");
+    }
+
+    #[test]
+    fn a_page_counts_once() {
+        let count = |segments: &[Range<u64>]| pages(segments.iter().cloned(), 4096);
+        assert_eq!(count(&[]), 0);
+        assert_eq!(count(&[0..1]), 1);
+        assert_eq!(count(&[0..1, 2..3, 4095..4097]), 2);
+        assert_eq!(count(&[4096..8192, 16384..20481]), 3);
+        assert_eq!(count(&[0..u64::MAX]), 1 << 52);
+    }
 }

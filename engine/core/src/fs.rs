@@ -1,6 +1,6 @@
 //! The filesystem that the kernel sees.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -314,11 +314,12 @@ fn seek(
     match whence {
         SeekWhence::Data => segments.next().map(|segment| segment.start.max(offset)),
         SeekWhence::Hole => {
-            // Segments are apart, so behind the one that holds the offset there is a hole.
-            match segments.next() {
-                Some(segment) if segment.start <= offset => Some(segment.end.min(size)),
-                _ => Some(offset),
-            }
+            // Segments may touch.
+            let hole = segments.try_fold(offset, |at, segment| {
+                if segment.start <= at { ControlFlow::Continue(segment.end) } else { ControlFlow::Break(at) }
+            });
+            let (ControlFlow::Continue(at) | ControlFlow::Break(at)) = hole;
+            Some(at.min(size))
         }
     }
 }
@@ -329,7 +330,7 @@ mod tests {
 
     #[test]
     fn seeks_between_data_and_holes() {
-        let segments = [4096..8192, 16384..20000];
+        let segments = [4096..6000, 6000..8192, 16384..20000];
         let seek = |offset, whence| seek(segments.iter().cloned(), 32768, offset, whence);
         assert_eq!(seek(0, SeekWhence::Data), Some(4096));
         assert_eq!(seek(5000, SeekWhence::Data), Some(5000));

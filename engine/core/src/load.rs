@@ -1,12 +1,19 @@
 //! From a flist, wherever it is, to a base.
+//!
+//! What a backend remembers of a list is in files named by where the list is: the last copy of one behind a URL,
+//! with its ETag and its signature, and the highest version of a signed one. A list replaces its last copy only
+//! when it was accepted as a whole: signature, version, and every line.
 
-use std::fs;
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aysfs_flist::{FlistError, Index, ParseOptions, PublicKey, SignatureError, verify};
-use aysfs_store::{ETag, Fetched, StorOptions, UrlError, fetch_url};
+use aysfs_store::{ETag, Fault, Fetched, StorOptions, UrlError, fetch_url, without_credentials};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -20,6 +27,9 @@ const MAX_FLIST: u64 = 4 << 30;
 /// The longest signature that is fetched, in bytes; those of minisign have a few hundred.
 const MAX_SIGNATURE: u64 = 64 << 10;
 
+/// What the signature of a list is called: the list's name with this behind it.
+const SIGNATURE: &str = ".minisig";
+
 /// Where a flist is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -27,6 +37,16 @@ pub enum Source {
     File(PathBuf),
     /// Behind an http(s) URL. The last copy is kept, and serves while the URL cannot be reached.
     Url(Url),
+}
+
+/// The path or the URL, without credentials.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => without_credentials(url).fmt(f),
+        }
+    }
 }
 
 /// A flist, and how it is to be read.
@@ -46,8 +66,8 @@ pub struct Request {
 pub enum LoadError {
     #[error(transparent)]
     Flist(#[from] FlistError),
-    #[error(transparent)]
-    Base(#[from] BaseError),
+    #[error("cannot use the flist {flist}")]
+    Base { flist: String, source: BaseError },
     #[error("cannot fetch the flist {url}")]
     Fetch { url: Url, source: Box<UrlError> },
     #[error("cannot read {}", .path.display())]
@@ -60,9 +80,14 @@ pub enum LoadError {
     Signature { flist: String, source: SignatureError },
     #[error(
         "the flist {flist} has version {found}, but version {accepted} was mounted before: somebody may be \
-             replaying an old list"
+         replaying an old list"
     )]
     Rollback { flist: String, found: u64, accepted: u64 },
+    #[error(
+        "{} should hold the version of the flist that was mounted last: remove it to accept any version once",
+        .0.display()
+    )]
+    Version(PathBuf),
 }
 
 impl LoadError {
@@ -82,7 +107,8 @@ impl LoadError {
 
 /// Loads a flist; `dir` is the directory of the backend, where its index and what else is to be remembered are kept.
 ///
-/// A flist below the address of one of `stors` is fetched with the account of that stor.
+/// A flist below the address of one of `stors` is fetched with the account of that stor. Several loads of one list
+/// wait for each other.
 ///
 /// # Errors
 /// [`LoadError`]; the copy of an earlier flist is not touched then.
@@ -92,44 +118,37 @@ pub async fn load(
     deadline: Duration,
     dir: &Path,
 ) -> Result<Base, LoadError> {
-    let name = match &request.source {
-        Source::File(path) => path.display().to_string(),
-        Source::Url(url) => url.to_string(),
+    let name = request.source.to_string();
+    let signed = if request.trusted_keys.is_empty() { Signed::Anyhow } else { Signed::ByTrusted };
+    let memory = Memory::of(&request.source, dir);
+    let _alone = match (&request.source, signed) {
+        (Source::File(_), Signed::Anyhow) => None,
+        (Source::Url(_), _) | (_, Signed::ByTrusted) => {
+            let memory = memory.clone();
+            Some(blocking(move || memory.lock()).await?)
+        }
     };
-    let memory = Memory::of(&name, dir);
-    let (path, signature) = match &request.source {
-        Source::File(path) => (path.clone(), with_suffix(path, ".minisig")),
-        Source::Url(url) => {
-            let download = Download { stors, deadline };
-            let (flist, signature) = (memory.file("flist"), memory.file("flist.minisig"));
-            download.refresh(url, &flist, MAX_FLIST).await?;
-            if !request.trusted_keys.is_empty() {
-                let mut of = url.clone();
-                of.set_path(&format!("{}.minisig", url.path()));
-                download.refresh(&of, &signature, MAX_SIGNATURE).await?;
+    let files = match &request.source {
+        Source::File(path) => Files { flist: Held::Here(path.clone()), signature: None },
+        Source::Url(url) => Download { stors, deadline, signed }.bring(url, &memory).await?,
+    };
+    let (request, index) = (request.clone(), dir.join("index"));
+    blocking(move || {
+        let base = match signed {
+            Signed::Anyhow => open(&name, files.source(&name, &request.source), &request.parse, &index)?,
+            Signed::ByTrusted => {
+                // In memory, so that what was verified is what is mounted.
+                let bytes = files.verified(&name, &request.trusted_keys)?;
+                let source = aysfs_flist::Source::Bytes { name: &name, bytes: &bytes };
+                let base = open(&name, source, &request.parse, &index)?;
+                memory.accept(&name, base.index().header().version.unwrap_or(0))?;
+                base
             }
-            (flist, signature)
-        }
-    };
-    let (request, index_dir) = (request.clone(), dir.join("index"));
-    tokio::task::spawn_blocking(move || {
-        if request.trusted_keys.is_empty() {
-            return open(&name, (&path).into(), &request.parse, &index_dir);
-        }
-        // In memory, so that what was verified is what is mounted.
-        let bytes = fs::read(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        check_signature(&name, &bytes, &signature, &request.trusted_keys)?;
-        let base = open(
-            &name,
-            aysfs_flist::Source::Bytes { name: &name, bytes: &bytes },
-            &request.parse,
-            &index_dir,
-        )?;
-        memory.accept(&name, base.index().header().version.unwrap_or(0))?;
+        };
+        files.keep()?;
         Ok(base)
     })
     .await
-    .expect("loading does not panic")
 }
 
 fn open(
@@ -138,55 +157,133 @@ fn open(
     parse: &ParseOptions,
     dir: &Path,
 ) -> Result<Base, LoadError> {
-    make_dir(dir)?;
     let (index, provenance) = Index::open_or_compile(flist, parse, dir)?;
     tracing::debug!(?provenance, entries = index.len(), dialect = %index.dialect(), times = ?index.times(), "{name}");
-    Ok(Base::new(index)?)
+    Base::new(index).map_err(|source| LoadError::Base { flist: name.into(), source })
 }
 
-fn check_signature(
-    name: &str,
-    bytes: &[u8],
-    signature: &Path,
-    trusted: &[PublicKey],
-) -> Result<(), LoadError> {
-    let text = match fs::read_to_string(signature) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(LoadError::Unsigned {
-                flist: name.into(),
-                signature: signature.display().to_string(),
-            });
+/// Who has to have signed a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signed {
+    /// Nobody has to.
+    Anyhow,
+    /// One of those who are trusted.
+    ByTrusted,
+}
+
+/// A list and its signature, as local files.
+struct Files {
+    flist: Held,
+    /// `None`: beside the list.
+    signature: Option<Held>,
+}
+
+/// A file that is here.
+enum Held {
+    /// It was here before.
+    Here(PathBuf),
+    /// It was fetched just now, and replaces `copy` once it is accepted.
+    New { part: NamedTempFile, etag: Option<ETag>, copy: PathBuf },
+}
+
+impl Held {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Here(path) => path,
+            Self::New { part, .. } => part.path(),
         }
-        Err(source) => return Err(LoadError::Read { path: signature.to_owned(), source }),
-    };
-    verify(bytes, &text, trusted).map_err(|source| LoadError::Signature { flist: name.into(), source })
+    }
+
+    fn keep(self) -> Result<(), LoadError> {
+        let Self::New { part, etag, copy } = self else { return Ok(()) };
+        let version = with_suffix(&copy, ".etag");
+        // A copy without a version beside it is fetched again: never the new list under the old version.
+        fs::remove_file(&version).ok();
+        finish(part, &copy)?;
+        match etag {
+            Some(ETag(etag)) => publish(&version, etag.as_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Files {
+    fn source<'a>(&'a self, name: &'a str, of: &Source) -> aysfs_flist::Source<'a> {
+        let path = self.flist.path();
+        match of {
+            Source::File(_) => path.into(),
+            Source::Url(_) => aysfs_flist::Source::Copy { name, path },
+        }
+    }
+
+    /// The bytes of the list, if one of `trusted` has signed them.
+    fn verified(&self, name: &str, trusted: &[PublicKey]) -> Result<Vec<u8>, LoadError> {
+        let path = self.flist.path();
+        let bytes = fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let signature = match &self.signature {
+            Some(signature) => signature.path().to_owned(),
+            None => with_suffix(path, SIGNATURE),
+        };
+        let text = match fs::read_to_string(&signature) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let signature = signature.display().to_string();
+                return Err(LoadError::Unsigned { flist: name.into(), signature });
+            }
+            Err(source) => return Err(LoadError::Read { path: signature, source }),
+        };
+        let checked = verify(&bytes, &text, trusted);
+        checked.map_err(|source| LoadError::Signature { flist: name.into(), source })?;
+        Ok(bytes)
+    }
+
+    fn keep(self) -> Result<(), LoadError> {
+        self.flist.keep()?;
+        self.signature.map_or(Ok(()), Held::keep)
+    }
 }
 
 /// What a backend remembers of one flist, in files named by the digest of where the flist is.
+#[derive(Clone)]
 struct Memory {
     dir: PathBuf,
     stem: String,
 }
 
 impl Memory {
-    fn of(name: &str, dir: &Path) -> Self {
-        Self { dir: dir.join("flists"), stem: hex::encode(Sha256::digest(name)) }
+    fn of(source: &Source, dir: &Path) -> Self {
+        let place = match source {
+            Source::File(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                Sha256::digest(absolute.as_os_str().as_bytes())
+            }
+            Source::Url(_) => Sha256::digest(source.to_string()),
+        };
+        Self { dir: dir.join("flists"), stem: hex::encode(place) }
     }
 
     fn file(&self, kind: &str) -> PathBuf {
         self.dir.join(format!("{}.{kind}", self.stem))
     }
 
+    /// Waits until nobody else loads this list, then keeps others waiting for as long as the file lives: what is
+    /// remembered is in several files, which belong together.
+    fn lock(&self) -> Result<File, LoadError> {
+        let path = self.file("lock");
+        let lock = || {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        lock().map_err(|source| LoadError::Write { path: path.clone(), source })
+    }
+
     /// Refuses a version below the highest that was accepted, and remembers a higher one.
     fn accept(&self, name: &str, found: u64) -> Result<(), LoadError> {
         let path = self.file("version");
         let accepted = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|_| {
-                let source =
-                    io::Error::new(io::ErrorKind::InvalidData, "not a version number: remove the file");
-                LoadError::Read { path: path.clone(), source }
-            })?,
+            Ok(text) => text.trim().parse().map_err(|_| LoadError::Version(path.clone()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(LoadError::Read { path, source }),
         };
@@ -194,82 +291,106 @@ impl Memory {
             return Err(LoadError::Rollback { flist: name.into(), found, accepted });
         }
         if found > accepted {
-            make_dir(&self.dir)?;
-            publish(&path, |part| part.write_all(found.to_string().as_bytes()))?;
+            publish(&path, found.to_string().as_bytes())?;
         }
         Ok(())
     }
 }
 
-/// Brings local copies of URLs up to date.
+/// Brings copies of what is behind URLs.
 struct Download<'a> {
     stors: &'a [StorOptions],
     deadline: Duration,
+    signed: Signed,
 }
 
 impl Download<'_> {
-    /// Fetches `url` into `copy` unless it is unchanged. If it cannot be reached, an earlier copy will do.
-    async fn refresh(&self, url: &Url, copy: &Path, limit: u64) -> Result<(), LoadError> {
-        match self.fetch(url, copy, limit).await {
-            Err(LoadError::Fetch { source, .. }) if source.is_transient() && copy.exists() => {
-                tracing::warn!(
-                    "cannot fetch the flist {url} ({source}): the copy of an earlier mount is used"
-                );
-                Ok(())
+    /// The list at `url`, and its signature if it has to have one. If they cannot be reached, earlier copies will do.
+    async fn bring(&self, url: &Url, memory: &Memory) -> Result<Files, LoadError> {
+        let (flist, signature) = (memory.file("flist"), memory.file(&format!("flist{SIGNATURE}")));
+        let known = || flist.exists() && (self.signed == Signed::Anyhow || signature.exists());
+        match self.fetch_both(url, &flist, &signature).await {
+            Err(LoadError::Fetch { url, source }) if source.is_transient() && known() => {
+                tracing::warn!("cannot fetch {url} ({source}): the copy of an earlier mount is used");
+                Ok(Files { flist: Held::Here(flist), signature: Some(Held::Here(signature)) })
             }
-            done => done,
+            fetched => fetched,
         }
     }
 
-    async fn fetch(&self, url: &Url, copy: &Path, limit: u64) -> Result<(), LoadError> {
-        let failed = |error| LoadError::Fetch { url: url.clone(), source: Box::new(error) };
+    async fn fetch_both(&self, url: &Url, flist: &Path, signature: &Path) -> Result<Files, LoadError> {
+        let flist = self.fetch(url, flist, MAX_FLIST).await?;
+        let signature = match self.signed {
+            Signed::Anyhow => None,
+            Signed::ByTrusted => {
+                let mut of = url.clone();
+                of.set_path(&format!("{}{SIGNATURE}", url.path()));
+                match self.fetch(&of, signature, MAX_SIGNATURE).await {
+                    Err(LoadError::Fetch { url: signature, source }) if is_missing(&source) => {
+                        let flist = without_credentials(url).into();
+                        return Err(LoadError::Unsigned { flist, signature: signature.into() });
+                    }
+                    fetched => Some(fetched?),
+                }
+            }
+        };
+        Ok(Files { flist, signature })
+    }
+
+    /// What is at `url`, unless `copy` still is.
+    async fn fetch(&self, url: &Url, copy: &Path, limit: u64) -> Result<Held, LoadError> {
+        let failed = |error| LoadError::Fetch { url: without_credentials(url), source: Box::new(error) };
         let unwritable = |source| LoadError::Write { path: copy.to_owned(), source };
-        let version = with_suffix(copy, ".etag");
-        let known = fs::read_to_string(&version).ok().filter(|_| copy.exists()).map(ETag);
+        let known = fs::read_to_string(with_suffix(copy, ".etag")).ok().filter(|_| copy.exists()).map(ETag);
         let fetched =
             fetch_url(url, self.stors, known.as_ref(), limit, self.deadline).await.map_err(failed)?;
-        let Fetched::Found { mut body, etag } = fetched else { return Ok(()) };
+        let Fetched::Found { mut body, etag } = fetched else { return Ok(Held::Here(copy.to_owned())) };
 
-        let dir = copy.parent().unwrap_or(Path::new("."));
-        make_dir(dir)?;
-        let mut part = NamedTempFile::new_in(dir).map_err(unwritable)?;
+        let mut part = NamedTempFile::new_in(parent(copy)).map_err(unwritable)?;
         while let Some(piece) = body.stream.next().await {
             let piece = piece.map_err(|error| failed(error.into()))?;
             part.write_all(&piece).map_err(unwritable)?;
         }
-        // A copy without a version beside it is fetched again: never the new list under the old version.
-        fs::remove_file(&version).ok();
-        finish(part, copy).map_err(unwritable)?;
-        match etag {
-            Some(ETag(etag)) => publish(&version, |part| part.write_all(etag.as_bytes())),
-            None => Ok(()),
-        }
+        Ok(Held::New { part, etag, copy: copy.to_owned() })
     }
 }
 
-/// Replaces a file by what `write` writes, or leaves it as it is.
-fn publish(path: &Path, write: impl FnOnce(&mut NamedTempFile) -> io::Result<()>) -> Result<(), LoadError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    NamedTempFile::new_in(parent)
-        .and_then(|mut part| {
-            write(&mut part)?;
-            finish(part, path)
-        })
-        .map_err(|source| LoadError::Write { path: path.to_owned(), source })
+fn is_missing(error: &UrlError) -> bool {
+    matches!(error, UrlError::Store(error) if matches!(error.fault, Fault::NotFound))
 }
 
-fn finish(part: NamedTempFile, path: &Path) -> io::Result<()> {
-    part.as_file().sync_all()?;
-    part.persist(path)?;
-    Ok(())
+/// Replaces a file, or leaves it as it is.
+fn publish(path: &Path, content: &[u8]) -> Result<(), LoadError> {
+    let part = NamedTempFile::new_in(parent(path)).and_then(|mut part| {
+        part.write_all(content)?;
+        Ok(part)
+    });
+    finish(part.map_err(|source| LoadError::Write { path: path.to_owned(), source })?, path)
 }
 
-fn make_dir(dir: &Path) -> Result<(), LoadError> {
-    fs::create_dir_all(dir).map_err(|source| LoadError::Write { path: dir.to_owned(), source })
+/// Gives a file that is written its name.
+fn finish(part: NamedTempFile, path: &Path) -> Result<(), LoadError> {
+    let sync = || {
+        part.as_file().sync_all()?;
+        part.persist(path)?;
+        File::open(parent(path))?.sync_all()
+    };
+    sync().map_err(|source| LoadError::Write { path: path.to_owned(), source })
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Runs what would hold up others on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(job).await.expect("loading does not panic")
 }

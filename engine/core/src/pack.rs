@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
-use aysfs_store::{Key, Store, StoreError};
-use futures::future::try_join_all;
+use aysfs_store::{Key, Store, StoreError, Stored, Upload};
+use futures::future::{ready, try_join_all};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use self::content::{FileContent, Form, Object};
+use self::content::Form;
 
 /// How many objects a stor is asked about at once.
 const BATCH: usize = 32;
@@ -97,11 +97,13 @@ pub async fn pack(
     flist: impl Write,
     progress: &Arc<Progress>,
 ) -> Result<Summary, PackError> {
+    // A symlink that leads to it is not what is packed.
+    let root = root.canonicalize().map_err(|source| PackError::Read { path: root.to_owned(), source })?;
     if !root.is_dir() {
-        return Err(PackError::NotADirectory(root.to_owned()));
+        return Err(PackError::NotADirectory(root));
     }
-    let exclude = scan::exclude(root, &options.exclude)?;
-    let (from, counted) = (root.to_owned(), progress.clone());
+    let exclude = scan::exclude(&root, &options.exclude)?;
+    let (from, counted) = (root.clone(), progress.clone());
     let mut entries = blocking(move || {
         scan::scan(&from, &exclude, |entry| {
             counted.entries.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +125,7 @@ pub async fn pack(
         entries.retain(|entry| entry.kind == Kind::Regular);
         summary.left_out = (before - entries.len()) as u64;
     }
-    store_content(root, stor, options, &mut entries, &mut summary, progress).await?;
+    store_content(&root, stor, options, &mut entries, &mut summary, progress).await?;
     copy_to_links(&mut entries);
     summary.entries = entries.len() as u64;
 
@@ -135,17 +137,7 @@ pub async fn pack(
     Ok(summary)
 }
 
-/// A file whose object is in the stor.
-struct Sent {
-    /// Its position among the entries.
-    position: usize,
-    file: FileContent,
-    key: Key,
-    /// The stored length, if the stor did not have it.
-    new_bytes: Option<u64>,
-}
-
-/// Sends the content of all regular files, and notes in each entry where it is.
+/// Sends the content of all regular files, each object once, and notes in each entry where it is.
 async fn store_content(
     root: &Path,
     stor: &dyn Store,
@@ -157,6 +149,9 @@ async fn store_content(
     let form = Form::of(options.dialect);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let all: &[Entry] = entries;
+    // What each file holds, and the key of its object.
+    let mut files = Vec::new();
+    let mut known = HashSet::new();
     let sent: Vec<Vec<Sent>> =
         stream::iter((0..all.len()).filter(|&position| form.needs_object(&all[position])))
             .map(|position| {
@@ -165,46 +160,63 @@ async fn store_content(
                 blocking(move || Ok((position, content::encode(&path, form, &spool)?)))
             })
             .buffer_unordered(cores)
+            .try_filter_map(|(position, object)| {
+                let is_new = known.insert(object.key.clone());
+                if !is_new {
+                    progress.bytes_done.fetch_add(object.file.size(), Ordering::Relaxed);
+                }
+                let unsent = is_new.then(|| (object.key.clone(), object.file.size(), object.upload));
+                files.push((position, object.file, object.key));
+                ready(Ok(unsent))
+            })
             .ready_chunks(BATCH)
             .map(|batch| send(stor, batch, progress))
             .buffer_unordered(BATCHES)
             .try_collect()
             .await?;
-    let mut counted = HashSet::new();
-    for sent in sent.into_iter().flatten() {
+    let stored: HashMap<Key, Stored> = sent
+        .into_iter()
+        .flatten()
+        .map(|Sent { key, length, stored }| {
+            if stored.created {
+                summary.new_objects += 1;
+                summary.new_bytes += length;
+            }
+            (key, stored)
+        })
+        .collect();
+    for (position, mut file, key) in files {
         summary.files += 1;
-        summary.bytes += sent.file.size();
-        if let Some(stored) = sent.new_bytes
-            && counted.insert(sent.key)
-        {
-            summary.new_objects += 1;
-            summary.new_bytes += stored;
-        }
-        sent.file.describe(&mut entries[sent.position]);
+        summary.bytes += file.size();
+        file.found_under(&stored[&key].key);
+        file.describe(&mut entries[position]);
     }
     Ok(())
 }
 
-/// Sends what `stor` lacks of a batch of objects.
+/// An object that is in the stor.
+struct Sent {
+    /// What it was to be called.
+    key: Key,
+    /// Its stored length.
+    length: u64,
+    stored: Stored,
+}
+
+/// Sends what `stor` lacks of a batch of objects: key, plain length, body.
 async fn send(
     stor: &dyn Store,
-    batch: Vec<Result<(usize, Object), PackError>>,
+    batch: Vec<Result<(Key, u64, Upload), PackError>>,
     progress: &Progress,
 ) -> Result<Vec<Sent>, PackError> {
     let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let keys: Vec<Key> = batch.iter().map(|(_, object)| object.key.clone()).collect();
+    let keys: Vec<Key> = batch.iter().map(|(key, ..)| key.clone()).collect();
     let there = stor.has(&keys).await?;
-    try_join_all(batch.into_iter().zip(there).map(|((position, object), there)| async move {
-        let Object { mut file, mut key, upload } = object;
-        let mut new_bytes = None;
-        if !there {
-            let stored = stor.put(&key, &upload).await?;
-            file.found_under(&stored.key);
-            key = stored.key;
-            new_bytes = stored.created.then_some(upload.length());
-        }
-        progress.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
-        Ok(Sent { position, file, key, new_bytes })
+    try_join_all(batch.into_iter().zip(there).map(|((key, size, upload), there)| async move {
+        let stored =
+            if there { Stored { key: key.clone(), created: false } } else { stor.put(&key, &upload).await? };
+        progress.bytes_done.fetch_add(size, Ordering::Relaxed);
+        Ok(Sent { key, length: upload.length(), stored })
     }))
     .await
 }

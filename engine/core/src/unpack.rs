@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::iter;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use aysfs_flist::{Entry, Kind, Timestamp};
 use aysfs_store::{Cache, Content, ContentId, FetchError, Mirror};
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::io::Errno;
 
 use crate::base::{Base, BaseError, content_of};
 
@@ -131,6 +132,8 @@ fn lay_out(base: &Base, target: &Path) -> Result<Plan, UnpackError> {
     if fs::read_dir(target).map_err(failed(target))?.next().is_some() {
         return Err(UnpackError::NotEmpty(target.to_owned()));
     }
+    // Nobody else looks in, or puts anything in the way, before the attributes are what they should be.
+    fs::set_permissions(target, Permissions::from_mode(0o700)).map_err(failed(target))?;
     let mut plan = Plan { entries: Vec::new(), files: Vec::new() };
     for entry in base.index().entries() {
         let entry = entry.map_err(BaseError::from)?;
@@ -147,7 +150,7 @@ fn lay_out(base: &Base, target: &Path) -> Result<Plan, UnpackError> {
     Ok(plan)
 }
 
-/// Makes an entry without content and attributes, accessible to nobody else.
+/// Makes an entry without content and attributes.
 fn make(entry: &Entry, path: &Path) -> io::Result<()> {
     let node = |kind, major, minor| {
         let device = rustix::fs::makedev(major, minor);
@@ -155,7 +158,7 @@ fn make(entry: &Entry, path: &Path) -> io::Result<()> {
     };
     match entry.kind {
         Kind::Directory => DirBuilder::new().mode(0o700).create(path),
-        Kind::Regular => File::create_new(path).map(drop),
+        Kind::Regular => OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop),
         Kind::Symlink => std::os::unix::fs::symlink(OsStr::from_bytes(&entry.target), path),
         Kind::Fifo => node(FileType::Fifo, 0, 0),
         Kind::Socket => node(FileType::Socket, 0, 0),
@@ -169,25 +172,45 @@ fn copy(from: &File, path: &Path, size: u64, data: &[Range<u64>]) -> Result<(), 
     let write = || -> io::Result<()> {
         let to = OpenOptions::new().write(true).open(path)?;
         to.set_len(size)?;
-        for segment in data {
-            let (mut source, mut target) = (segment.start, segment.start);
-            while source < segment.end {
-                let length = usize::try_from(segment.end - source).unwrap_or(usize::MAX);
-                let (from_at, to_at) = (Some(&mut source), Some(&mut target));
-                if rustix::fs::copy_file_range(from, from_at, &to, to_at, length)? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-        }
-        Ok(())
+        data.iter().try_for_each(|segment| copy_segment(from, &to, segment))
     };
     write().map_err(|source| UnpackError::Write { path: path.to_owned(), source })
+}
+
+/// Copies a part of a file to the same place in another one, without moving the bytes where the filesystem can.
+fn copy_segment(from: &File, to: &File, segment: &Range<u64>) -> io::Result<()> {
+    let (mut source, mut target) = (segment.start, segment.start);
+    while source < segment.end {
+        let length = usize::try_from(segment.end - source).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return copy_bytes(from, to, source..segment.end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What `copy_file_range` does, for filesystems that do not (two of different kinds, for one).
+fn copy_bytes(from: &File, to: &File, mut segment: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    while !segment.is_empty() {
+        let length = usize::try_from(segment.end - segment.start).unwrap_or(usize::MAX).min(buffer.len());
+        // The position of `from` is shared with others who read it.
+        from.read_exact_at(&mut buffer[..length], segment.start)?;
+        to.write_all_at(&buffer[..length], segment.start)?;
+        segment.start += length as u64;
+    }
+    Ok(())
 }
 
 /// Makes the further names of files, then gives every file and directory its attributes: children first, since
 /// whatever is made in a directory changes its times.
 fn finish(base: &Base, target: &Path, plan: &Plan) -> Result<(), UnpackError> {
-    for entry in plan.entries.iter().rev() {
+    for entry in &plan.entries {
         if let Some(first) = &entry.link {
             let path = target.join(OsStr::from_bytes(&entry.path));
             fs::hard_link(target.join(OsStr::from_bytes(first)), &path)
@@ -203,7 +226,8 @@ fn finish(base: &Base, target: &Path, plan: &Plan) -> Result<(), UnpackError> {
     Ok(())
 }
 
-/// As a user without privileges (`owner` is `None`), what only root may set is left out, as tar does.
+/// As a user without privileges (`owner` is `None`), what only root may set is left out, as tar does; so are set-uid
+/// and set-gid: they would lend this user's rights, not those of whom the list names.
 fn set_attributes(entry: &Entry, owner: Option<(u32, u32)>, path: &Path) -> io::Result<()> {
     // Changing the owner clears capabilities and set-uid, so it comes first; an ACL is part of the mode.
     if let Some((uid, gid)) = owner {
@@ -221,7 +245,8 @@ fn set_attributes(entry: &Entry, owner: Option<(u32, u32)>, path: &Path) -> io::
     };
     set(false)?;
     if entry.kind != Kind::Symlink {
-        fs::set_permissions(path, fs::Permissions::from_mode(entry.perm.into()))?;
+        let perm = if owner.is_some() { entry.perm } else { entry.perm & !0o6000 };
+        fs::set_permissions(path, Permissions::from_mode(perm.into()))?;
     }
     set(true)?;
     let time = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };

@@ -16,7 +16,15 @@ use crate::limits::MAX_LINE;
 pub enum Source<'a> {
     /// A local file.
     File(&'a Path),
-    /// Bytes that are in memory, under the name that messages use (a URL, for example).
+    /// A local copy of a list from elsewhere, under the name that messages use (a URL, for example). The copy may
+    /// be another file each time.
+    Copy {
+        /// The name.
+        name: &'a str,
+        /// The copy.
+        path: &'a Path,
+    },
+    /// Bytes that are in memory, under the name that messages use.
     Bytes {
         /// The name.
         name: &'a str,
@@ -35,13 +43,13 @@ impl<'a> Source<'a> {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
-            Self::Bytes { name, .. } => (*name).to_owned(),
+            Self::Copy { name, .. } | Self::Bytes { name, .. } => (*name).to_owned(),
         }
     }
 
     pub(crate) fn open(&self) -> io::Result<Raw<'a>> {
         Ok(match self {
-            Self::File(path) => Raw::File(File::open(path)?),
+            Self::File(path) | Self::Copy { path, .. } => Raw::File(File::open(path)?),
             Self::Bytes { bytes, .. } => Raw::Bytes(Cursor::new(bytes)),
         })
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
 use crate::{
@@ -31,10 +31,22 @@ pub enum Trouble {
     Silence,
     /// The body ends with [`Fault::Short`] after so many bytes.
     Cut(u64),
+    /// The body ends after so many bytes as if that were all, whatever was announced.
+    End(u64),
+    /// The body stops after so many bytes, and does not end.
+    Stall(u64),
     /// The byte at this offset of the body is another.
     Flip(u64),
-    /// The body never ends, and its length is not announced.
-    Endless,
+    /// The body arrives in pieces of this length, and its length is not announced.
+    Pieces(usize),
+    /// The length that is announced is another.
+    Announce(u64),
+    /// The body is this one, whatever is there and whichever part was asked for.
+    Body(Bytes),
+    /// The body is this byte without end, whatever is there.
+    Endless(u8),
+    /// All of these, one after the other.
+    All(Vec<Trouble>),
 }
 
 /// Where calls wait until a test lets them go on, and a test waits until calls are there.
@@ -93,8 +105,8 @@ pub struct Calls {
 
 /// A stor that fails as it is told, and counts.
 ///
-/// Each call takes its trouble from the first of these that has one: the script, what is set for its key, what
-/// happens sometimes, what is set for all calls.
+/// Each call takes its trouble from the first of these that has one: the script, the script for its key, what is set
+/// for its key, what happens sometimes, what is set for all calls.
 #[derive(Debug)]
 pub struct FaultStore {
     inner: Arc<dyn Store>,
@@ -104,6 +116,7 @@ pub struct FaultStore {
 #[derive(Debug)]
 struct Plan {
     script: VecDeque<Trouble>,
+    key_scripts: HashMap<Key, VecDeque<Trouble>>,
     keys: HashMap<Key, Trouble>,
     sometimes: Option<(fastrand::Rng, f64, Trouble)>,
     always: Trouble,
@@ -115,6 +128,7 @@ impl FaultStore {
     pub fn new(inner: Arc<dyn Store>) -> Self {
         let plan = Plan {
             script: VecDeque::new(),
+            key_scripts: HashMap::new(),
             keys: HashMap::new(),
             sometimes: None,
             always: Trouble::None,
@@ -131,6 +145,11 @@ impl FaultStore {
     /// What happens to the next calls, one after the other.
     pub fn script(&self, troubles: impl IntoIterator<Item = Trouble>) {
         self.plan().script.extend(troubles);
+    }
+
+    /// What happens to the next calls about one object, one after the other.
+    pub fn script_for(&self, key: &Key, troubles: impl IntoIterator<Item = Trouble>) {
+        self.plan().key_scripts.entry(key.clone()).or_default().extend(troubles);
     }
 
     /// What happens to the calls about one object from now on.
@@ -152,29 +171,32 @@ impl FaultStore {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the trouble of a call happen; returns what must happen to its body.
+    /// Lets the trouble of a call happen; returns what must happen to its body, in order.
     async fn trouble(
         &self,
         key: Option<&Key>,
         subject: impl ToString,
         count: impl Fn(&mut Calls),
-    ) -> Result<Trouble, StoreError> {
-        let trouble = {
+    ) -> Result<Vec<Trouble>, StoreError> {
+        let first = {
             let mut plan = self.plan();
             if let Some(key) = key {
                 count(plan.calls.entry(key.clone()).or_default());
             }
             plan.next(key)
         };
-        match trouble {
-            Trouble::Fail(fault) => Err(self.error(subject, fault())),
-            Trouble::Wait(gate) => {
-                gate.pass().await;
-                Ok(Trouble::None)
+        let mut ahead = VecDeque::from([first]);
+        let mut of_body = Vec::new();
+        while let Some(trouble) = ahead.pop_front() {
+            match trouble {
+                Trouble::Fail(fault) => return Err(self.error(subject, fault())),
+                Trouble::Wait(gate) => gate.pass().await,
+                Trouble::Silence => std::future::pending().await,
+                Trouble::All(troubles) => ahead.extend(troubles),
+                trouble => of_body.push(trouble),
             }
-            Trouble::Silence => std::future::pending().await,
-            trouble => Ok(trouble),
         }
+        Ok(of_body)
     }
 
     fn error(&self, subject: impl ToString, fault: Fault) -> StoreError {
@@ -187,14 +209,23 @@ impl FaultStore {
                 let expected = body.length.unwrap_or(after);
                 let short = self.error(key, Fault::Short { received: after, expected });
                 let end = stream::iter([Err(short)]);
-                Body { length: body.length, stream: cut(body.stream, after).chain(end).boxed() }
+                Body { stream: cut(body.stream, after).chain(end).boxed(), ..body }
             }
-            Trouble::Flip(offset) => Body { length: body.length, stream: flip(body.stream, offset) },
-            Trouble::Endless => {
-                let more = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65536])));
-                Body { length: None, stream: body.stream.chain(more).boxed() }
+            Trouble::End(after) => Body { stream: cut(body.stream, after), ..body },
+            Trouble::Stall(after) => {
+                Body { stream: cut(body.stream, after).chain(stream::pending()).boxed(), ..body }
             }
-            Trouble::None | Trouble::Fail(_) | Trouble::Wait(_) | Trouble::Silence => body,
+            Trouble::Flip(offset) => Body { stream: flip(body.stream, offset), ..body },
+            Trouble::Pieces(length) => Body { length: None, stream: in_pieces(body.stream, length) },
+            Trouble::Announce(length) => Body { length: Some(length), ..body },
+            Trouble::Body(bytes) => {
+                Body { length: Some(bytes.len() as u64), stream: stream::iter([Ok(bytes)]).boxed() }
+            }
+            Trouble::Endless(byte) => {
+                let piece = Bytes::from(vec![byte; 65536]);
+                Body { length: None, stream: stream::repeat_with(move || Ok(piece.clone())).boxed() }
+            }
+            Trouble::None | Trouble::Fail(_) | Trouble::Wait(_) | Trouble::Silence | Trouble::All(_) => body,
         }
     }
 }
@@ -202,6 +233,9 @@ impl FaultStore {
 impl Plan {
     fn next(&mut self, key: Option<&Key>) -> Trouble {
         if let Some(trouble) = self.script.pop_front() {
+            return trouble;
+        }
+        if let Some(trouble) = key.and_then(|key| self.key_scripts.get_mut(key)?.pop_front()) {
             return trouble;
         }
         if let Some(trouble) = key.and_then(|key| self.keys.get(key)) {
@@ -233,6 +267,21 @@ fn cut<E: Send + 'static>(
     pieces.boxed()
 }
 
+/// A stream cut up further.
+fn in_pieces<E: Send + 'static>(
+    stream: BoxStream<'static, Result<Bytes, E>>,
+    length: usize,
+) -> BoxStream<'static, Result<Bytes, E>> {
+    let cut_up = move |mut bytes: Bytes| {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            pieces.push(Ok(bytes.split_to(length.min(bytes.len()))));
+        }
+        stream::iter(pieces)
+    };
+    stream.map_ok(cut_up).try_flatten().boxed()
+}
+
 /// A stream with one byte changed.
 fn flip<E: Send + 'static>(
     stream: BoxStream<'static, Result<Bytes, E>>,
@@ -260,9 +309,14 @@ impl Store for FaultStore {
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Body, StoreError> {
-        let trouble = self.trouble(Some(key), key, |calls| calls.get += 1).await?;
-        let body = self.inner.get(key, range).await?;
-        Ok(self.damage(key, body, trouble))
+        let troubles = self.trouble(Some(key), key, |calls| calls.get += 1).await?;
+        let is_made_up = |trouble: &Trouble| matches!(trouble, Trouble::Body(_) | Trouble::Endless(_));
+        let body = if troubles.iter().any(is_made_up) {
+            Body { length: None, stream: stream::empty().boxed() }
+        } else {
+            self.inner.get(key, range).await?
+        };
+        Ok(troubles.into_iter().fold(body, |body, trouble| self.damage(key, body, trouble)))
     }
 
     async fn put(&self, key: &Key, body: &Upload) -> Result<Stored, StoreError> {
@@ -329,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn each_trouble_does_what_it_says() {
         let (store, key) = stor_with(b"0123456789").await;
-        store.script([Trouble::Fail(|| Fault::Denied), Trouble::Cut(4), Trouble::Flip(3), Trouble::Endless]);
+        store.script([Trouble::Fail(|| Fault::Denied), Trouble::Cut(4), Trouble::Flip(3)]);
         assert!(matches!(store.get(&key, None).await.expect_err("fails").fault, Fault::Denied));
         let mut body = store.get(&key, None).await.expect("got");
         assert_eq!(body.stream.next().await.expect("a piece").expect("good"), b"0123".as_slice());
@@ -337,11 +391,51 @@ mod tests {
         assert!(matches!(error.fault, Fault::Short { received: 4, expected: 10 }));
         let body = store.get(&key, None).await.expect("got");
         assert_eq!(bytes_of(body).await.expect("read"), b"0122456789");
-        let body = store.get(&key, None).await.expect("got");
+        assert_eq!(bytes_of(store.get(&key, None).await.expect("got")).await.expect("read"), b"0123456789");
+        assert_eq!(store.calls(&key), Calls { get: 4, put: 1, ..Calls::default() });
+    }
+
+    /// The announced length, and the pieces.
+    async fn pieces(store: &FaultStore, key: &Key) -> (Option<u64>, Vec<Bytes>) {
+        let body = store.get(key, None).await.expect("got");
+        (body.length, body.stream.try_collect().await.expect("no error"))
+    }
+
+    #[tokio::test]
+    async fn bodies_that_are_not_what_is_there() {
+        let (store, key) = stor_with(b"0123456789").await;
+        let half = Trouble::Body(Bytes::from_static(b"abcde"));
+        store.script_for(
+            &key,
+            [
+                Trouble::End(4),
+                Trouble::Pieces(4),
+                Trouble::Announce(1 << 40),
+                half.clone(),
+                Trouble::All(vec![half.clone(), Trouble::Pieces(2)]),
+            ],
+        );
+        let text = |pieces: &[&'static str]| {
+            pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(&store, &key).await, (Some(10), text(&["0123"])));
+        assert_eq!(pieces(&store, &key).await, (None, text(&["0123", "4567", "89"])));
+        assert_eq!(pieces(&store, &key).await, (Some(1 << 40), text(&["0123456789"])));
+        assert_eq!(pieces(&store, &key).await, (Some(5), text(&["abcde"])));
+        assert_eq!(pieces(&store, &key).await, (None, text(&["ab", "cd", "e"])));
+
+        let missing = sha256(b"not there");
+        store.set_for(&missing, half);
+        assert_eq!(pieces(&store, &missing).await.1, text(&["abcde"]));
+        store.set_for(&missing, Trouble::Endless(7));
+        let body = store.get(&missing, None).await.expect("got");
         assert_eq!(body.length, None);
         assert_eq!(body.stream.take(1000).count().await, 1000);
-        assert_eq!(bytes_of(store.get(&key, None).await.expect("got")).await.expect("read"), b"0123456789");
-        assert_eq!(store.calls(&key), Calls { get: 5, put: 1, ..Calls::default() });
+
+        store.set_for(&key, Trouble::Stall(3));
+        let mut body = store.get(&key, None).await.expect("got");
+        assert_eq!(body.stream.next().await.expect("a piece").expect("good"), "012");
+        assert!(futures::poll!(body.stream.next()).is_pending());
     }
 
     #[tokio::test]

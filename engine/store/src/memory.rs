@@ -17,8 +17,17 @@ use crate::{
 };
 
 /// A stor in memory.
-#[derive(Debug, Default)]
-pub struct MemStore(Mutex<Contents>);
+#[derive(Debug)]
+pub struct MemStore {
+    name: String,
+    contents: Mutex<Contents>,
+}
+
+impl Default for MemStore {
+    fn default() -> Self {
+        Self::named("memory")
+    }
+}
 
 #[derive(Debug, Default)]
 struct Contents {
@@ -32,18 +41,23 @@ impl MemStore {
         Self::default()
     }
 
+    /// An empty stor that messages call `name`.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), contents: Mutex::default() }
+    }
+
     /// Keeps `body` under `key` even if it does not fit: what a stor might do that is broken, or malicious.
     pub fn insert(&self, key: Key, body: impl Into<Bytes>) {
         self.contents().objects.insert(key, (body.into(), SystemTime::now()));
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn error(subject: impl ToString, fault: Fault) -> StoreError {
-    StoreError { stor: "memory".into(), subject: subject.to_string(), fault }
+    fn error(&self, subject: impl ToString, fault: Fault) -> StoreError {
+        StoreError { stor: self.name.clone(), subject: subject.to_string(), fault }
+    }
 }
 
 fn body_of(bytes: Bytes) -> Body {
@@ -62,7 +76,7 @@ fn bytes_of(upload: &Upload) -> Result<Bytes, Fault> {
 #[async_trait]
 impl Store for MemStore {
     fn name(&self) -> &str {
-        "memory"
+        &self.name
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Body, StoreError> {
@@ -73,13 +87,13 @@ impl Store for MemStore {
             let index = |offset| usize::try_from(offset).expect("within the object");
             Ok(bytes.slice(index(range.start)..index(range.end)))
         };
-        part().map(body_of).map_err(|fault| error(key, fault))
+        part().map(body_of).map_err(|fault| self.error(key, fault))
     }
 
     async fn put(&self, key: &Key, body: &Upload) -> Result<Stored, StoreError> {
-        let bytes = bytes_of(body).map_err(|fault| error(key, fault))?;
+        let bytes = bytes_of(body).map_err(|fault| self.error(key, fault))?;
         if !fits(key, &bytes) {
-            return Err(error(key, Fault::Refused("the body does not fit the hash".into())));
+            return Err(self.error(key, Fault::Refused("the body does not fit the hash".into())));
         }
         let created = self.contents().objects.insert(key.clone(), (bytes, SystemTime::now())).is_none();
         Ok(Stored { key: key.clone(), created })
@@ -104,7 +118,7 @@ impl Store for MemStore {
 
     async fn read_named(&self, name: &StaticName, known: Option<&ETag>) -> Result<Named, StoreError> {
         match self.contents().named.get(name) {
-            None => Err(error(name, Fault::NotFound)),
+            None => Err(self.error(name, Fault::NotFound)),
             Some((_, etag)) if known == Some(etag) => Ok(Named::Unchanged),
             Some((bytes, etag)) => Ok(Named::Found { body: body_of(bytes.clone()), etag: etag.clone() }),
         }
@@ -116,7 +130,7 @@ impl Store for MemStore {
         body: &Upload,
         condition: Precondition,
     ) -> Result<ETag, StoreError> {
-        let bytes = bytes_of(body).map_err(|fault| error(name, fault))?;
+        let bytes = bytes_of(body).map_err(|fault| self.error(name, fault))?;
         let mut digest = Digesting::sha256();
         digest.update(&bytes);
         let etag = ETag(digest.key().to_string());
@@ -128,7 +142,7 @@ impl Store for MemStore {
             Precondition::Version(known) => current == Some(known),
         };
         if !holds {
-            return Err(error(name, Fault::Conflict));
+            return Err(self.error(name, Fault::Conflict));
         }
         contents.named.insert(name.clone(), (bytes, etag.clone()));
         Ok(etag)

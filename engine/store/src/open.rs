@@ -141,7 +141,8 @@ pub fn open(options: &StorOptions, namespace: &Namespace) -> Result<Arc<dyn Stor
     }
 }
 
-pub(crate) fn without_credentials(url: &Url) -> Url {
+/// A URL as it may be shown: without the name and the password that it may hold.
+pub fn without_credentials(url: &Url) -> Url {
     let mut url = url.clone();
     // These fail only for URLs that cannot have credentials.
     let _ = url.set_username("");

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use aysfs_flist::{Content, Dialect, Entry, Kind, ObjectKey};
 use aysfs_store::codec::{self, Compression};
 use aysfs_store::{Key, Upload};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::{PackError, scan};
@@ -50,6 +52,8 @@ impl Form {
 #[derive(Debug)]
 pub(super) struct FileContent {
     content: Content,
+    /// Where it is no hole; `None`: everywhere.
+    data: Option<Vec<Range<u64>>>,
     meta: Metadata,
 }
 
@@ -71,12 +75,10 @@ impl FileContent {
 
     /// Notes in `entry` where the content is. If the file has changed since it was found, the entry follows it.
     pub(super) fn describe(self, entry: &mut Entry) {
-        if entry.size != self.size() {
-            entry.data = None;
-        }
         entry.size = self.size();
         (entry.mtime, entry.ctime) = scan::times(&self.meta);
         entry.content = Some(self.content);
+        entry.data = self.data;
     }
 }
 
@@ -90,26 +92,63 @@ pub(super) struct Object {
 
 /// Reads the file at `path` and makes its object; `spool` is a directory for what is too large for memory.
 pub(super) fn encode(path: &Path, form: Form, spool: &Path) -> Result<Object, PackError> {
+    read_stable(path, |file, size| match form {
+        Form::V1 => encode_v1(file, size, spool),
+        Form::V2 if size <= IN_MEMORY => encode_small(file),
+        Form::V2 => encode_large(file, spool),
+    })
+}
+
+/// Makes an object by `read`, which is given the file and its size, until the file did not change meanwhile.
+fn read_stable(
+    path: &Path,
+    mut read: impl FnMut(&mut File, u64) -> io::Result<Stored>,
+) -> Result<Object, PackError> {
     for _ in 0..ATTEMPTS {
         let failed = |source| PackError::Read { path: path.to_owned(), source };
         // The path may lead to something else by now: never follow a link, never wait for a fifo.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-        let before = file.metadata().map_err(failed)?;
-        let stored = match form {
-            Form::V1 => encode_v1(&file, spool),
-            Form::V2 if before.size() <= IN_MEMORY => encode_small(&file),
-            Form::V2 => encode_large(&mut file, spool),
+        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => break,
+            opened => opened.map_err(failed)?,
         };
-        let stored = stored.map_err(failed)?;
+        let before = file.metadata().map_err(failed)?;
+        if !before.is_file() {
+            break;
+        }
+        let stored = read(&mut file, before.size()).map_err(failed)?;
+        let data = data_segments(&file, &before).map_err(failed)?;
         let after = file.metadata().map_err(failed)?;
         let version = |meta: &Metadata| (meta.size(), scan::times(meta));
-        if version(&before) == version(&after) && stored.size == after.size() && after.is_file() {
-            let file = FileContent { content: stored.content, meta: after };
+        if version(&before) == version(&after) && stored.size == after.size() {
+            let file = FileContent { content: stored.content, data, meta: after };
             return Ok(Object { file, key: stored.key, upload: stored.upload });
         }
     }
     Err(PackError::Changing(path.to_owned()))
+}
+
+/// Where the data of a sparse file is; `None` if it has no hole.
+fn data_segments(file: &File, meta: &Metadata) -> io::Result<Option<Vec<Range<u64>>>> {
+    let size = meta.size();
+    if meta.blocks() * 512 >= size {
+        return Ok(None);
+    }
+    let mut segments = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        at = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+        if start < at {
+            segments.push(start..at);
+        }
+    }
+    let whole = matches!(&segments[..], [only] if *only == (0..size));
+    Ok((!whole).then_some(segments))
 }
 
 struct Stored {
@@ -136,8 +175,8 @@ fn encode_large(file: &mut File, spool: &Path) -> io::Result<Stored> {
     Ok(Stored::object(encoded.size, encoded.id, encoded.key, upload))
 }
 
-fn encode_v1(file: &File, spool: &Path) -> io::Result<Stored> {
-    let (encoded, upload) = if file.metadata()?.size() <= IN_MEMORY {
+fn encode_v1(file: &File, size: u64, spool: &Path) -> io::Result<Stored> {
+    let (encoded, upload) = if size <= IN_MEMORY {
         let mut stored = Vec::new();
         let encoded = codec::encode_v1(file.take(IN_MEMORY + 1), &mut stored, V1_QUALITY)?;
         (encoded, Upload::Bytes(stored.into()))
@@ -153,5 +192,99 @@ impl Stored {
     fn object(size: u64, sha256: [u8; 32], key: [u8; 32], upload: Upload) -> Self {
         let content = Content::Object { sha256, key: ObjectKey::Sha256(key) };
         Self { size, content, key: Key::sha256(key), upload }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        fs::write(&path, content).expect("written");
+        (dir, path)
+    }
+
+    fn append(path: &Path) {
+        let mut file = OpenOptions::new().append(true).open(path).expect("there");
+        file.write_all(b"+").expect("written");
+    }
+
+    #[test]
+    fn a_file_that_changes_once_is_read_again() {
+        let (_dir, path) = file(b"one");
+        let mut reads = 0;
+        let object = read_stable(&path, |file, _| {
+            reads += 1;
+            let stored = encode_small(file);
+            if reads == 1 {
+                append(&path);
+            }
+            stored
+        });
+        let object = object.expect("stable the second time");
+        assert_eq!((reads, object.file.size()), (2, 4));
+        let Content::Object { sha256, .. } = object.file.content else { panic!("a v2 object") };
+        assert_eq!(sha256, <[u8; 32]>::from(Sha256::digest(b"one+")));
+    }
+
+    #[test]
+    fn a_file_that_keeps_changing_is_refused() {
+        let (_dir, path) = file(b"one");
+        let mut reads = 0;
+        let refused = read_stable(&path, |file, _| {
+            reads += 1;
+            append(&path);
+            encode_small(file)
+        });
+        let error = refused.expect_err("never stable").to_string();
+        assert_eq!(reads, ATTEMPTS);
+        assert_eq!(
+            error,
+            format!("{} changes while it is packed: pack again when nothing writes to it", path.display())
+        );
+    }
+
+    #[test]
+    fn a_file_that_only_seems_unchanged_is_refused() {
+        let (_dir, path) = file(b"one");
+        let shorter = |file: &mut File, _| encode_small(file).map(|stored| Stored { size: 2, ..stored });
+        assert!(matches!(read_stable(&path, shorter), Err(PackError::Changing(_))));
+    }
+
+    #[test]
+    fn what_is_swapped_in_is_neither_followed_nor_waited_for() {
+        let (dir, path) = file(b"secret");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("made");
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("made");
+        for path in [&link, &fifo, &dir.path().to_owned()] {
+            for form in [Form::V1, Form::V2] {
+                let refused = encode(path, form, dir.path()).expect_err("no regular file");
+                assert!(matches!(&refused, PackError::Changing(of) if of == path), "{refused}");
+            }
+        }
+        let gone = encode(&dir.path().join("gone"), Form::V2, dir.path()).expect_err("not there");
+        assert!(matches!(gone, PackError::Read { .. }), "{gone}");
+    }
+
+    #[test]
+    fn holes_are_noted() {
+        let (dir, path) = file(b"");
+        let sparse = OpenOptions::new().write(true).open(&path).expect("there");
+        sparse.set_len(8 << 20).expect("resizable");
+        std::os::unix::fs::FileExt::write_all_at(&sparse, &[1; 4096], 4 << 20).expect("written");
+        let data = |path: &Path| encode(path, Form::V2, dir.path()).expect("encoded").file.data;
+        assert_eq!(data(&path), Some([(4 << 20)..(4 << 20) + 4096].to_vec()));
+        sparse.set_len(0).and_then(|()| sparse.set_len(1 << 20)).expect("resizable");
+        assert_eq!(data(&path), Some(Vec::new()));
+        fs::write(&path, [1; 10_000]).expect("written");
+        assert_eq!(data(&path), None);
     }
 }

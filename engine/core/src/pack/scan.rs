@@ -1,16 +1,14 @@
-//! A directory as flist entries: everything but the content.
+//! A directory as flist entries: everything that can be told without opening files.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
-use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use aysfs_flist::{Entry, Kind, Owner, Timestamp};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use uzers::{Groups, Users, UsersCache};
 use walkdir::WalkDir;
@@ -34,7 +32,8 @@ pub(super) fn scan(
     for item in walk {
         let item = item.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
-            PackError::Read { path, source: error.into() }
+            let source = error.into_io_error().expect("links are not followed, so there are no loops");
+            PackError::Read { path, source }
         })?;
         let failed = |source| PackError::Read { path: item.path().to_owned(), source };
         let relative = item.path().strip_prefix(root).expect("the walk stays below its root");
@@ -53,9 +52,6 @@ pub(super) fn scan(
                 }
             },
             _ => {}
-        }
-        if entry.kind == Kind::Regular && meta.blocks() * 512 < meta.size() {
-            entry.data = data_segments(item.path(), meta.size()).map_err(failed)?;
         }
         seen(&entry);
         found.push(entry);
@@ -138,24 +134,4 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     }
     all.sort();
     Ok(all)
-}
-
-/// Where the data of a sparse file is; `None` if it has no hole after all.
-fn data_segments(path: &Path, size: u64) -> io::Result<Option<Vec<Range<u64>>>> {
-    let file = File::open(path)?;
-    let mut segments = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        at = rustix::fs::seek(&file, SeekFrom::Hole(start))?.min(size);
-        if start < at {
-            segments.push(start..at);
-        }
-    }
-    let whole = matches!(&segments[..], [only] if *only == (0..size));
-    Ok((!whole).then_some(segments))
 }

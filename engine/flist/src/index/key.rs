@@ -55,7 +55,8 @@ pub(super) fn memory_of(source: &Source<'_>, options: &ParseOptions, dir: &Path)
             let absolute = std::path::absolute(path);
             hasher.update(absolute.as_deref().unwrap_or(path).as_os_str().as_bytes());
         }
-        // A name that no absolute path has.
+        // Names that no absolute path has.
+        Source::Copy { name, .. } => hasher.update(format!("copy of {name}")),
         Source::Bytes { name, .. } => hasher.update(format!("bytes of {name}")),
     }
     dir.join(format!("{}.list", hex::encode(hasher.finalize())))

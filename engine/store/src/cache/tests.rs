@@ -4,7 +4,6 @@ mod directory;
 mod faults;
 mod reading;
 mod speed;
-mod stor;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use tempfile::TempDir;
 
-use self::stor::{Answer, TestStor};
 use super::{Boot, Cache, CacheOptions, CachedFile};
 use crate::codec::{self, Compression};
-use crate::{Chunk, Content, ContentId, Key, Mirror, Store};
+use crate::fault::{FaultStore, Trouble};
+use crate::{Chunk, Content, ContentId, Key, MemStore, Mirror, Store};
 
 /// A cache in a directory of its own, and stors to fetch from.
 struct Bench {
     directory: TempDir,
     cache: Arc<Cache>,
-    stors: Vec<Arc<TestStor>>,
+    stors: Vec<Stor>,
     sources: Arc<Mirror>,
 }
 
@@ -35,13 +34,13 @@ impl Bench {
     fn with(stors: usize, options: CacheOptions) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let cache = Cache::open(&directory.path().join("cache"), options).expect("a cache");
-        let stors: Vec<_> = (0..stors).map(|n| Arc::new(TestStor::new(&format!("stor{n}")))).collect();
-        let mut members = stors.iter().map(|stor| stor.clone() as Arc<dyn Store>);
+        let stors: Vec<_> = (0..stors).map(|n| Stor::new(&format!("stor{n}"))).collect();
+        let mut members = stors.iter().map(|stor| stor.faults.clone() as Arc<dyn Store>);
         let sources = Arc::new(Mirror::new(members.next().expect("a stor"), members));
         Self { directory, cache, stors, sources }
     }
 
-    fn stor(&self) -> &TestStor {
+    fn stor(&self) -> &Stor {
         &self.stors[0]
     }
 
@@ -73,6 +72,36 @@ impl Bench {
             }
         }
         names
+    }
+}
+
+/// A stor in memory that fails as it is told.
+struct Stor {
+    objects: Arc<MemStore>,
+    faults: Arc<FaultStore>,
+}
+
+impl Stor {
+    fn new(name: &str) -> Self {
+        let objects = Arc::new(MemStore::named(name));
+        Self { faults: Arc::new(FaultStore::new(objects.clone())), objects }
+    }
+
+    /// Has an object from now on, and gives it without trouble.
+    fn give(&self, key: &Key, body: &[u8]) {
+        self.objects.insert(key.clone(), body.to_vec());
+        self.faults.set_for(key, Trouble::None);
+    }
+
+    /// Has an object from now on, and answers with trouble when it is asked for it.
+    fn give_with(&self, key: &Key, body: &[u8], trouble: Trouble) {
+        self.give(key, body);
+        self.faults.set_for(key, trouble);
+    }
+
+    /// How often an object was asked for.
+    fn asked(&self, key: &Key) -> usize {
+        self.faults.calls(key).get
     }
 }
 

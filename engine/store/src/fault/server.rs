@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, HOST, RANGE, TRANSFER_ENCODING};
-use axum::http::{HeaderValue, Response, StatusCode};
+use axum::http::{HeaderValue, Method, Response, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::net::{TcpListener, TcpSocket};
@@ -55,6 +55,8 @@ pub enum ServerTrouble {
     WrongContentRange,
     /// The answer to a range is the whole.
     IgnoredRange,
+    /// `PUT` and `exists` are unknown, as to a stor of the old system.
+    Old,
     /// The answer is a redirect to this URL, with the path of the request.
     Redirect(Url),
 }
@@ -176,6 +178,9 @@ async fn answer(shared: axum::extract::State<Arc<Shared>>, request: Request) -> 
         ServerTrouble::Slow(time) => tokio::time::sleep(*time).await,
         ServerTrouble::Wait(gate) => gate.pass().await,
         ServerTrouble::Silence => std::future::pending().await,
+        ServerTrouble::Old if request.method() == Method::PUT || path.ends_with("/exists") => {
+            return status_only(405);
+        }
         ServerTrouble::Redirect(target) => {
             let mut response = status_only(307);
             if let Ok(location) = target.join(&path).expect("a path").as_str().parse() {

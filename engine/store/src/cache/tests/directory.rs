@@ -328,7 +328,7 @@ async fn a_read_only_directory_reads_through() {
     // The first fetch finds out that the directory fails, and begins again; the next ones know.
     for ((content, body), asked) in [(object(&plain), 2), (v1, 1)] {
         let key = &content.chunks[0].key;
-        bench.stor().answer(key, [Answer::Pieces(body.into(), 10_000)]);
+        bench.stor().give_with(key, &body, Trouble::Pieces(10_000));
         for _ in 0..3 {
             assert!(bench.file(&content).read(5, 1000).await.expect("read through") == plain[5..1005]);
         }

@@ -13,20 +13,21 @@ fn unavailable() -> Fault {
 }
 
 /// Wrong bytes of every kind that a stor can give for this stored form.
-fn wrong_bodies(stored: &[u8]) -> Vec<(&'static str, Answer)> {
+fn wrong_bodies(stored: &[u8]) -> Vec<(&'static str, Trouble)> {
     let mut flipped = stored.to_vec();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 0x40;
     let (_, other) = object(b"something else entirely");
+    let half = Trouble::Body(Bytes::copy_from_slice(&stored[..middle]));
     vec![
-        ("a flipped bit", Answer::Bytes(flipped.into())),
-        ("other content", Answer::Bytes(other.into())),
-        ("nothing", Answer::Bytes(Bytes::new())),
-        ("half of it", Answer::Bytes(Bytes::copy_from_slice(&stored[..middle]))),
-        ("half of it, length unknown", Answer::Pieces(Bytes::copy_from_slice(&stored[..middle]), 7)),
-        ("more than it", Answer::Bytes([stored, b"x"].concat().into())),
-        ("an endless body", Answer::Endless(0)),
-        ("an endless raw body", Answer::Endless(b'a')),
+        ("a flipped bit", Trouble::Body(flipped.into())),
+        ("other content", Trouble::Body(other.into())),
+        ("nothing", Trouble::Body(Bytes::new())),
+        ("half of it", half.clone()),
+        ("half of it, length unknown", Trouble::All(vec![half, Trouble::Pieces(7)])),
+        ("more than it", Trouble::Body([stored, b"x"].concat().into())),
+        ("an endless body", Trouble::Endless(0)),
+        ("an endless raw body", Trouble::Endless(b'a')),
     ]
 }
 
@@ -35,8 +36,9 @@ async fn a_stor_that_recovers() {
     let bench = Bench::new(1);
     let (content, stored) = object(b"back again");
     let key = &content.chunks[0].key;
-    let fails = Answer::Fails(|| Fault::Denied);
-    bench.stor().answer(key, [fails.clone(), fails, Answer::Bytes(stored.into())]);
+    let fails = Trouble::Fail(|| Fault::Denied);
+    bench.stor().give(key, &stored);
+    bench.stor().faults.script_for(key, [fails.clone(), fails]);
     let file = bench.file(&content);
     for _ in 0..2 {
         let error = file.read(0, 4).await.expect_err("denied").to_string();
@@ -55,9 +57,9 @@ async fn a_passing_failure_is_waited_out() {
     let bench = Bench::new(1);
     let (content, stored) = object(b"worth waiting for");
     let key = &content.chunks[0].key;
-    let fails = Answer::Fails(unavailable);
-    let short = Answer::Short(Bytes::copy_from_slice(&stored[..3]), stored.len() as u64);
-    bench.stor().answer(key, [fails.clone(), short, fails, Answer::Bytes(stored.into())]);
+    let fails = Trouble::Fail(unavailable);
+    bench.stor().give(key, &stored);
+    bench.stor().faults.script_for(key, [fails.clone(), Trouble::End(3), fails]);
     assert_eq!(bench.file(&content).read(0, 5).await.expect("the fourth try"), "worth");
     let stats = bench.cache.stats();
     assert_eq!((stats.fetches, stats.retries, stats.verification_failures), (4, 3, 0));
@@ -67,7 +69,7 @@ async fn a_passing_failure_is_waited_out() {
 async fn a_stor_that_is_down_fails_reads_at_the_deadline() {
     let bench = Bench::new(1);
     let (content, _) = object(b"unreachable");
-    bench.stor().answer(&content.chunks[0].key, [Answer::Fails(unavailable)]);
+    bench.stor().faults.set_for(&content.chunks[0].key, Trouble::Fail(unavailable));
     let began = Instant::now();
     let error = bench.file(&content).read(0, 1).await.expect_err("down").to_string();
     assert!(error.ends_with("unavailable: connection refused"), "{error}");
@@ -81,10 +83,10 @@ async fn a_stor_that_is_down_fails_reads_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_stor_fails_reads_at_the_deadline() {
-    for answer in [Answer::Silent, Answer::Stalls(Bytes::from_static(b"\x00be"))] {
+    for trouble in [Trouble::Silence, Trouble::Stall(3)] {
         let bench = Bench::new(1);
-        let (content, _) = object(b"begun, never ended");
-        bench.stor().answer(&content.chunks[0].key, [answer]);
+        let (content, stored) = object(b"begun, never ended");
+        bench.stor().give_with(&content.chunks[0].key, &stored, trouble);
         let began = Instant::now();
         let error = bench.file(&content).read(0, 1).await.expect_err("silent").to_string();
         assert!(error.contains("stor0") && error.contains("no answer within 30s"), "{error}");
@@ -96,7 +98,7 @@ async fn a_silent_stor_fails_reads_at_the_deadline() {
 async fn a_silent_stor_leaves_time_for_the_next() {
     let bench = Bench::new(2);
     let (content, stored) = object(b"on the other one");
-    bench.stors[0].answer(&content.chunks[0].key, [Answer::Silent]);
+    bench.stors[0].faults.set_for(&content.chunks[0].key, Trouble::Silence);
     bench.stors[1].give(&content.chunks[0].key, &stored);
     assert_eq!(bench.file(&content).read(0, 2).await.expect("the second stor"), "on");
 }
@@ -122,9 +124,9 @@ async fn a_missing_object_is_looked_for_everywhere() {
 async fn wrong_bytes_move_on_to_the_next_stor() {
     let plain = b"the right bytes ".repeat(30);
     let (content, stored) = object(&plain);
-    for (why, answer) in wrong_bodies(&stored) {
+    for (why, trouble) in wrong_bodies(&stored) {
         let bench = Bench::new(2);
-        bench.stors[0].answer(&content.chunks[0].key, [answer]);
+        bench.stors[0].faults.set_for(&content.chunks[0].key, trouble);
         bench.stors[1].give(&content.chunks[0].key, &stored);
         assert_eq!(bench.file(&content).read(0, 1000).await.expect(why), plain);
         assert_eq!(bench.cache.stats().verification_failures, 1, "{why}");
@@ -135,10 +137,10 @@ async fn wrong_bytes_move_on_to_the_next_stor() {
 #[tokio::test]
 async fn wrong_bytes_everywhere_are_an_error_and_leave_nothing() {
     let (content, stored) = object(&b"the right bytes ".repeat(30));
-    for (why, answer) in wrong_bodies(&stored) {
+    for (why, trouble) in wrong_bodies(&stored) {
         let bench = Bench::new(2);
         for stor in &bench.stors {
-            stor.answer(&content.chunks[0].key, [answer.clone()]);
+            stor.faults.set_for(&content.chunks[0].key, trouble.clone());
         }
         let error = bench.file(&content).read(0, 1000).await.expect_err(why).to_string();
         assert!(error.contains("stor0") && error.contains("stor1"), "{error}");
@@ -163,8 +165,8 @@ async fn an_old_attempt_does_not_show_through() {
             ContentId::Md5(_) => bytes.to_vec(),
             ContentId::Sha256(_) => [&[0], bytes].concat(),
         };
-        bench.stors[0].answer(key, [Answer::Pieces(raw(&wrong).into(), 50_000)]);
-        bench.stors[1].answer(key, [Answer::Pieces(raw(&plain).into(), 50_000)]);
+        bench.stors[0].give_with(key, &raw(&wrong), Trouble::Pieces(50_000));
+        bench.stors[1].give_with(key, &raw(&plain), Trouble::Pieces(50_000));
         assert!(bench.file(&content).read(0, plain.len()).await.expect("the second stor") == plain);
         assert_eq!(bench.cache.stats().verification_failures, 1);
     }
@@ -174,7 +176,7 @@ async fn an_old_attempt_does_not_show_through() {
 async fn endless_bodies_are_cut() {
     let bench = Bench::new(1);
     for content in [object(b"small").0, Content::v1(md5(b"small"), 5)] {
-        bench.stor().answer(&content.chunks[0].key, [Answer::Endless(b'x')]);
+        bench.stor().faults.set_for(&content.chunks[0].key, Trouble::Endless(b'x'));
         bench.file(&content).read(0, 1).await.expect_err("endless");
     }
     assert!(bench.cache.stats().stored_bytes < 8 << 20, "{:?}", bench.cache.stats());
@@ -183,8 +185,8 @@ async fn endless_bodies_are_cut() {
 #[tokio::test]
 async fn an_announced_giant_is_not_even_begun() {
     let bench = Bench::new(1);
-    let (content, _) = object(b"small");
-    bench.stor().answer(&content.chunks[0].key, [Answer::Short(Bytes::new(), 5 << 30)]);
+    let (content, stored) = object(b"small");
+    bench.stor().give_with(&content.chunks[0].key, &stored, Trouble::Announce(5 << 30));
     let error = bench.file(&content).read(0, 1).await.expect_err("too long").to_string();
     assert!(
         error.ends_with("the body is longer than 65541 bytes, the most that 5 plain bytes may take"),
@@ -248,7 +250,7 @@ async fn a_reader_in_the_queue_waits_no_longer_than_the_others() {
     let bench = Bench::with(1, CacheOptions { parallel_fetches: 1, ..options() });
     let files: Vec<_> = (0..5).map(|n| object(format!("silent {n}").as_bytes()).0).collect();
     for content in &files {
-        bench.stor().answer(&content.chunks[0].key, [Answer::Silent]);
+        bench.stor().faults.set_for(&content.chunks[0].key, Trouble::Silence);
     }
     let began = Instant::now();
     let files: Vec<_> = files.iter().map(|content| bench.file(content)).collect();
@@ -282,12 +284,12 @@ async fn readers_in_any_order_never_see_wrong_bytes() {
         };
         for (chunk, stored) in content.chunks.iter().zip(stored) {
             let mut bad = wrong_bodies(&stored);
-            bad.push(("denied", Answer::Fails(|| Fault::Denied)));
-            let good = Answer::Pieces(stored.into(), 5000);
+            bad.push(("denied", Trouble::Fail(|| Fault::Denied)));
             for stor in &bench.stors {
                 // Now and then wrong, in the end right.
-                let answers = (0..3).map(|_| random.choice(&bad).expect("some").1.clone());
-                stor.answer(&chunk.key, answers.chain([good.clone()]));
+                let troubles: Vec<_> = (0..3).map(|_| random.choice(&bad).expect("some").1.clone()).collect();
+                stor.give_with(&chunk.key, &stored, Trouble::Pieces(5000));
+                stor.faults.script_for(&chunk.key, troubles);
             }
         }
         contents.push(content);

@@ -2,21 +2,20 @@
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use bytes::Bytes;
 use futures::future::join_all;
 use futures::poll;
 
-use super::stor::Gate;
 use super::*;
+use crate::fault::Gate;
 
 #[tokio::test]
 async fn five_hundred_readers_cause_one_fetch() {
     let bench = Bench::new(1);
     let plain = b"read by many".repeat(1000);
     let (content, stored) = object(&plain);
-    let gate = Gate::closed();
+    let gate = Gate::default();
     let key = &content.chunks[0].key;
-    bench.stor().answer(key, [Answer::Gated(gate.clone(), stored.into())]);
+    bench.stor().give_with(key, &stored, Trouble::Wait(gate.clone()));
 
     let file = bench.file(&content);
     let mut readers = Box::pin(join_all((0..500).map(|n| file.read(n, 5000))));
@@ -81,9 +80,9 @@ async fn chunks_are_served_while_others_arrive() {
     let mut bench = Bench::new(1);
     let parts = [b"first, ".repeat(3000), b"second, ".repeat(3000), b"third".repeat(3000)];
     let (content, stored) = chunked(&parts.each_ref().map(|part| &part[..]));
-    let gate = Gate::closed();
+    let gate = Gate::default();
     bench.stor().give(&content.chunks[0].key, &stored[0]);
-    bench.stor().answer(&content.chunks[1].key, [Answer::Gated(gate.clone(), stored[1].clone().into())]);
+    bench.stor().give_with(&content.chunks[1].key, &stored[1], Trouble::Wait(gate.clone()));
     bench.stor().give(&content.chunks[2].key, &stored[2]);
     let plain = parts.concat();
     let (second, third) = (content.chunks[1].plain.start, content.chunks[2].plain.start);
@@ -134,9 +133,9 @@ async fn a_chunk_of_a_pack_is_fetched_by_range() {
 async fn a_reader_that_goes_away_disturbs_nobody() {
     let bench = Bench::new(1);
     let (content, stored) = object(b"wanted by two");
-    let gate = Gate::closed();
+    let gate = Gate::default();
     let key = &content.chunks[0].key;
-    bench.stor().answer(key, [Answer::Gated(gate.clone(), stored.into())]);
+    bench.stor().give_with(key, &stored, Trouble::Wait(gate.clone()));
 
     let file = bench.file(&content);
     let mut interrupted = Box::pin(file.read(0, 100));
@@ -153,9 +152,9 @@ async fn a_reader_that_goes_away_disturbs_nobody() {
 async fn a_fetch_goes_on_when_all_its_readers_are_gone() {
     let bench = Bench::new(1);
     let (content, stored) = object(b"wanted by nobody");
-    let gate = Gate::closed();
+    let gate = Gate::default();
     let key = &content.chunks[0].key;
-    bench.stor().answer(key, [Answer::Gated(gate.clone(), stored.into())]);
+    bench.stor().give_with(key, &stored, Trouble::Wait(gate.clone()));
     let file = bench.file(&content);
     {
         let only = std::pin::pin!(file.read(0, 100));
@@ -186,11 +185,11 @@ async fn different_files_arrive_side_by_side() {
 async fn a_slow_stor_holds_up_its_own_readers_only() {
     let options = CacheOptions { parallel_fetches: 2, ..options() };
     let bench = Bench::with(1, options);
-    let other = Arc::new(TestStor::new("other"));
-    let others = Arc::new(Mirror::new(other.clone(), []));
+    let other = Stor::new("other");
+    let others = Arc::new(Mirror::new(other.faults.clone(), []));
     let slow: Vec<_> = (0..4).map(|n| object(format!("slow {n}").as_bytes()).0).collect();
     for content in &slow {
-        bench.stor().answer(&content.chunks[0].key, [Answer::Silent]);
+        bench.stor().faults.set_for(&content.chunks[0].key, Trouble::Silence);
     }
     let slow: Vec<_> = slow.iter().map(|content| bench.file(content)).collect();
     let mut waiting = Box::pin(join_all(slow.iter().map(|file| file.read(0, 1))));
@@ -263,9 +262,9 @@ async fn v1_bodies_in_all_forms() {
     let mut brotli = Vec::new();
     codec::encode_v1(&plain[..], &mut brotli, 5).expect("memory");
     for (hash, body) in [(md5(&plain), &brotli), (md5(&brotli), &brotli), (md5(&plain), &plain)] {
-        for answer in [Answer::Bytes(body.clone().into()), Answer::Pieces(body.clone().into(), 1000)] {
+        for trouble in [Trouble::None, Trouble::Pieces(1000)] {
             let content = Content::v1(hash, plain.len() as u64);
-            bench.stor().answer(&content.chunks[0].key, [answer]);
+            bench.stor().give_with(&content.chunks[0].key, body, trouble);
             bench.cache.remove(&content.id, content.size).expect("removable");
             assert!(bench.file(&content).read(0, plain.len()).await.expect("fetched") == plain);
         }
@@ -276,8 +275,8 @@ async fn v1_bodies_in_all_forms() {
 async fn dropping_the_cache_while_it_fetches() {
     let mut bench = Bench::new(1);
     let (content, stored) = object(b"late");
-    let gate = Gate::closed();
-    bench.stor().answer(&content.chunks[0].key, [Answer::Gated(gate.clone(), stored.into())]);
+    let gate = Gate::default();
+    bench.stor().give_with(&content.chunks[0].key, &stored, Trouble::Wait(gate.clone()));
     {
         let file = bench.file(&content);
         let read = std::pin::pin!(file.read(0, 4));
@@ -319,6 +318,6 @@ async fn a_large_body_is_decoded_as_it_arrives() {
         (0..3_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let (content, stored) = object(&plain);
     assert!(stored.len() > 10 << 20);
-    bench.stor().answer(&content.chunks[0].key, [Answer::Pieces(Bytes::from(stored), 100_000)]);
+    bench.stor().give_with(&content.chunks[0].key, &stored, Trouble::Pieces(100_000));
     assert!(bench.file(&content).read(0, plain.len()).await.expect("fetched") == plain);
 }

@@ -95,7 +95,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Doubtful {
     file: File,
-    /// What its seal says about its bytes.
+    /// The digest of its bytes according to its seal, where it need not be the id.
     sealed: Option<ContentId>,
 }
 
@@ -170,12 +170,12 @@ impl Disk {
             Ok(_) | Err(_) => return Found::Absent,
         };
         let stamp = Stamp::of(&stat);
-        let seal = Seal::read(&file).filter(|seal| seal.id == *id);
+        let seal = Seal::read(&file).filter(|seal| seal.is_of(id));
         let sealed = seal.as_ref().is_some_and(|seal| seal.boot == self.boot && seal.stamp == stamp);
         if sealed || lock(&self.unsealed).get(id) == Some(&stamp) {
             Found::Verified(file)
         } else {
-            Found::Doubtful(Doubtful { file, sealed: seal.map(|seal| seal.plain) })
+            Found::Doubtful(Doubtful { file, sealed: seal.and_then(|seal| seal.plain) })
         }
     }
 
@@ -184,7 +184,7 @@ impl Disk {
         let Doubtful { file, sealed } = doubtful;
         let found = digest(&file, id).inspect_err(|_| self.shun(id))?;
         // The MD5 in a v1 flist may be that of the stored body: then only the seal knows that of the file.
-        if found == *id || (matches!(id, ContentId::Md5(_)) && sealed == Some(found)) {
+        if found == *id || sealed == Some(found) {
             // Without a new seal it is hashed again by the next process: no reason not to use it.
             if let Err(error) = self.seal(&file, id, found) {
                 tracing::debug!("{id} cannot be sealed: {error}");
@@ -279,7 +279,7 @@ impl Disk {
 
     fn seal(&self, file: &File, id: &ContentId, plain: ContentId) -> io::Result<()> {
         let stamp = Stamp::of(&fstat(file)?);
-        let seal = Seal { boot: self.boot.clone(), stamp, id: *id, plain };
+        let seal = Seal::new(self.boot.clone(), stamp, id, plain);
         if !seal.write(file)? {
             lock(&self.unsealed).insert(*id, stamp);
         }

@@ -27,7 +27,7 @@ use tempfile::{SpooledTempFile, TempPath};
 use tokio::time::Instant;
 
 use super::lock;
-use super::seal::{Boot, Moment, Seal, Stamp};
+use super::seal::{Boot, Seal, Stamp};
 use crate::ContentId;
 
 /// Where files are that have a name but no content yet.
@@ -95,7 +95,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Doubtful {
     file: File,
-    /// What its seal says about its bytes.
+    /// The digest of its bytes according to its seal, where it need not be the id.
     sealed: Option<ContentId>,
 }
 
@@ -174,12 +174,12 @@ impl Disk {
             Ok(stat) if is_ours(&stat) && u64::try_from(stat.st_size) == Ok(size) => stat,
             Ok(_) | Err(_) => return Found::Absent,
         };
-        let seal = Seal::read(&file).filter(|seal| seal.id == *id);
+        let seal = Seal::read(&file).filter(|seal| seal.is_of(id));
         let sealed = seal.as_ref().is_some_and(|seal| seal.fits(&self.boot, &stat));
         if sealed || lock(&self.unsealed).get(id) == Some(&Stamp::of(&stat)) {
             Found::Verified(file)
         } else {
-            Found::Doubtful(Doubtful { file, sealed: seal.map(|seal| seal.plain) })
+            Found::Doubtful(Doubtful { file, sealed: seal.and_then(|seal| seal.plain) })
         }
     }
 
@@ -188,7 +188,7 @@ impl Disk {
         let Doubtful { file, sealed } = doubtful;
         let found = digest(&file, id).inspect_err(|_| self.shun(id))?;
         // The MD5 in a v1 flist may be that of the stored body: then only the seal knows that of the file.
-        if found == *id || (matches!(id, ContentId::Md5(_)) && sealed == Some(found)) {
+        if found == *id || sealed == Some(found) {
             // Without a new seal it is hashed again by the next process: no reason not to use it.
             if let Err(error) = self.seal(&file, id, found) {
                 tracing::debug!("{id} cannot be sealed: {error}");
@@ -290,7 +290,7 @@ impl Disk {
 
     fn seal(&self, file: &File, id: &ContentId, plain: ContentId) -> io::Result<()> {
         let stamp = Stamp::of(&fstat(file)?);
-        let seal = Seal { boot: self.boot.clone(), stamp, made: Moment::now(), id: *id, plain };
+        let seal = Seal::new(self.boot.clone(), stamp, id, plain);
         if !seal.write(file)? {
             lock(&self.unsealed).insert(*id, stamp);
         }

@@ -6,12 +6,15 @@
 //!
 //! Whoever damages a file on purpose can give it its old mtime back, but not its old ctime. A seal cannot name the
 //! ctime of its own file, which changes when the seal is written; but it can tell when that was.
+//!
+//! It is short, because ext4 keeps attributes of some 60 bytes in the inode: a longer one costs a block of the disk
+//! for each file, and at the first open the time to read it.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use md5::{Digest, Md5};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Stat, XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
@@ -21,89 +24,96 @@ use crate::ContentId;
 /// The extended attribute that holds it.
 const XATTR: &str = "user.aysfs.seal";
 
-/// The version of the text below.
-const VERSION: &str = "2";
+/// The version of the bytes below; 1 was a text.
+const VERSION: u8 = 2;
 
-/// How long after its seal a file gets its name, at most: both change its ctime, and nothing changes it later.
-const PUBLISHED_WITHIN: Duration = Duration::from_secs(1);
+/// How long after its seal a file gets its name, at most, in seconds: both change its ctime, and nothing changes it
+/// later.
+const PUBLISHED_WITHIN: u64 = 1;
 
 /// Longer values are not ours.
-const LENGTH_MAX: usize = 512;
+const LENGTH_MAX: usize = 64;
 
 /// One boot of the machine: what tells whether a power failure lies between then and now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Boot(String);
+pub struct Boot([u8; 8]);
 
 impl Boot {
     /// This one.
     pub fn current() -> Self {
         match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
-            Ok(id) => Self(id.trim().to_owned()),
+            Ok(id) => Self::with_id(id.trim()),
             // Unknown: every process counts as a boot of its own, and verifies once what it uses.
-            Err(_) => Self(format!("{:032x}", fastrand::u128(..))),
+            Err(_) => Self(fastrand::u64(..).to_le_bytes()),
         }
     }
 
-    /// A boot by its id, of characters other than white space.
+    /// A boot by its id.
     pub fn with_id(id: &str) -> Self {
-        Self(id.split_whitespace().collect())
+        let digest: [u8; 16] = Md5::digest(id).into();
+        Self(*digest.first_chunk().expect("16 bytes"))
     }
 }
 
-/// What changes when a file is written to.
+/// What changes when a file is written to. Its size is known anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    size: i64,
     mtime: i64,
-    mtime_nsec: i64,
+    mtime_nsec: u32,
 }
 
 impl Stamp {
     pub(super) fn of(stat: &Stat) -> Self {
-        Self { size: stat.st_size, mtime: stat.st_mtime, mtime_nsec: stat.st_mtime_nsec.cast_signed() }
+        Self { mtime: stat.st_mtime, mtime_nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
     }
 }
 
-/// A moment of the system's clock, in nanoseconds since 1970; zero before that.
+/// A moment of the system's clock, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment(u64);
+struct Moment(u32);
 
 impl Moment {
-    pub(super) fn now() -> Self {
+    fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_nanos()).unwrap_or_default())
+        Self(u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
     }
 
+    /// When the inode was changed last.
     fn of_change(stat: &Stat) -> Self {
-        let since = Duration::new(u64::try_from(stat.st_ctime).unwrap_or_default(), 0);
-        Self(u64::try_from(since.as_nanos()).unwrap_or_default().saturating_add(stat.st_ctime_nsec))
+        Self(u32::try_from(stat.st_ctime).unwrap_or_default())
     }
 
     fn is_near(self, other: Self) -> bool {
-        Duration::from_nanos(self.0.abs_diff(other.0)) <= PUBLISHED_WITHIN
+        u64::from(self.0.abs_diff(other.0)) <= PUBLISHED_WITHIN
     }
 }
 
-/// "These bytes were verified": version, boot, size, mtime, moment, id, digest of the plain bytes.
+/// "These bytes were verified."
+///
+/// As bytes: the version, the boot, the mtime, the moment, the id, and if that is an MD5, the MD5 of the plain bytes. Numbers are
+/// little-endian.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seal {
-    pub(super) boot: Boot,
-    pub(super) stamp: Stamp,
+    boot: Boot,
+    stamp: Stamp,
     /// When it was made.
-    pub(super) made: Moment,
-    /// What the file is the content of.
-    pub(super) id: ContentId,
-    /// The digest of its plain bytes: the id itself, unless that is the digest of a stored form, which cannot be
-    /// computed from the file.
-    pub(super) plain: ContentId,
+    made: Moment,
+    /// The beginning of the id of which the file is the content.
+    id: [u8; 16],
+    /// The digest of the plain bytes if it may differ from the id: that may be the digest of a stored form, which
+    /// cannot be computed from the file.
+    pub(super) plain: Option<ContentId>,
 }
 
 impl Seal {
-    /// The seal that a file carries; nothing if it has none, or one that this version does not understand.
-    pub(super) fn read(file: &File) -> Option<Self> {
-        let mut text = Vec::with_capacity(LENGTH_MAX);
-        fgetxattr(file, XATTR, spare_capacity(&mut text)).ok()?;
-        Self::parse(std::str::from_utf8(&text).ok()?)
+    pub(super) fn new(boot: Boot, stamp: Stamp, id: &ContentId, plain: ContentId) -> Self {
+        let plain = matches!(id, ContentId::Md5(_)).then_some(plain);
+        Self { boot, stamp, made: Moment::now(), id: beginning(id), plain }
+    }
+
+    /// Whether the file was the content of `id`.
+    pub(super) fn is_of(&self, id: &ContentId) -> bool {
+        self.id == beginning(id)
     }
 
     /// Whether a file in this state is what was sealed in `boot`.
@@ -111,46 +121,58 @@ impl Seal {
         self.boot == *boot && self.stamp == Stamp::of(stat) && Moment::of_change(stat).is_near(self.made)
     }
 
+    /// The seal that a file carries; nothing if it has none, or one that this version does not understand.
+    pub(super) fn read(file: &File) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(LENGTH_MAX);
+        fgetxattr(file, XATTR, spare_capacity(&mut bytes)).ok()?;
+        Self::parse(&bytes)
+    }
+
     /// Puts it on a file; `Ok(false)` if the filesystem has no room for such a thing.
     pub(super) fn write(&self, file: &File) -> io::Result<bool> {
-        match fsetxattr(file, XATTR, self.to_string().as_bytes(), XattrFlags::empty()) {
+        match fsetxattr(file, XATTR, &self.to_bytes(), XattrFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.split(' ');
-        let mut next = || fields.next();
-        if next()? != VERSION {
-            return None;
+    fn to_bytes(&self) -> Vec<u8> {
+        let Stamp { mtime, mtime_nsec } = self.stamp;
+        let mut bytes = vec![VERSION];
+        bytes.extend(self.boot.0);
+        bytes.extend(mtime.to_le_bytes());
+        bytes.extend(mtime_nsec.to_le_bytes());
+        bytes.extend(self.made.0.to_le_bytes());
+        bytes.extend(self.id);
+        if let Some(plain) = &self.plain {
+            bytes.extend(beginning(plain));
         }
-        let boot = Boot(next()?.to_owned());
-        let size = next()?.parse().ok()?;
-        let (mtime, mtime_nsec) = next()?.split_once('.')?;
-        let stamp = Stamp { size, mtime: mtime.parse().ok()?, mtime_nsec: mtime_nsec.parse().ok()? };
-        let made = Moment(next()?.parse().ok()?);
-        let id = digest(next()?)?;
-        let plain = digest(next()?)?;
-        next().is_none().then_some(Self { boot, stamp, made, id, plain })
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (&[version], bytes) = bytes.split_first_chunk()?;
+        let (&boot, bytes) = bytes.split_first_chunk()?;
+        let (&mtime, bytes) = bytes.split_first_chunk()?;
+        let (&mtime_nsec, bytes) = bytes.split_first_chunk()?;
+        let (&made, bytes) = bytes.split_first_chunk()?;
+        let (&id, plain) = bytes.split_first_chunk()?;
+        let plain = match plain {
+            [] => None,
+            plain => Some(ContentId::Md5(plain.try_into().ok()?)),
+        };
+        let stamp = Stamp { mtime: i64::from_le_bytes(mtime), mtime_nsec: u32::from_le_bytes(mtime_nsec) };
+        let made = Moment(u32::from_le_bytes(made));
+        (version == VERSION).then_some(Self { boot: Boot(boot), stamp, made, id, plain })
     }
 }
 
-impl fmt::Display for Seal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { boot: Boot(boot), stamp, made: Moment(made), id, plain } = self;
-        let Stamp { size, mtime, mtime_nsec } = stamp;
-        write!(f, "{VERSION} {boot} {size} {mtime}.{mtime_nsec:09} {made} {id} {plain}")
-    }
-}
-
-/// A digest in hex; its length tells which.
-fn digest(text: &str) -> Option<ContentId> {
-    let bytes = hex::decode(text).ok()?;
-    match bytes.len() {
-        16 => bytes.try_into().ok().map(ContentId::Md5),
-        _ => bytes.try_into().ok().map(ContentId::Sha256),
+/// As much of a digest as is needed to know it again.
+fn beginning(id: &ContentId) -> [u8; 16] {
+    match id {
+        ContentId::Md5(digest) => *digest,
+        ContentId::Sha256(digest) => *digest.first_chunk().expect("32 bytes"),
     }
 }
 
@@ -158,25 +180,40 @@ fn digest(text: &str) -> Option<ContentId> {
 mod tests {
     use super::*;
 
+    fn seals() -> impl Iterator<Item = Seal> {
+        let times = [(0, 0), (i64::MAX, 999_999_999), (-7, 3)];
+        times.into_iter().flat_map(|(mtime, mtime_nsec)| {
+            [ContentId::Md5([1; 16]), ContentId::Sha256([7; 32])].map(|id| {
+                let plain = if matches!(id, ContentId::Md5(_)) { ContentId::Md5([0xab; 16]) } else { id };
+                let seal = Seal::new(Boot::current(), Stamp { mtime, mtime_nsec }, &id, plain);
+                assert!(seal.is_of(&id) && !seal.is_of(&ContentId::Md5([9; 16])));
+                seal
+            })
+        })
+    }
+
     #[test]
     fn a_seal_comes_back() {
-        for plain in [ContentId::Md5([0xab; 16]), ContentId::Sha256([7; 32])] {
-            for (size, mtime, mtime_nsec) in [(0, 0, 0), (i64::MAX, 1_700_000_000, 999_999_999), (5, -7, 3)] {
-                let stamp = Stamp { size, mtime, mtime_nsec };
-                let id = ContentId::Md5([1; 16]);
-                let seal = Seal { boot: Boot::current(), stamp, made: Moment::now(), id, plain };
-                assert_eq!(Seal::parse(&seal.to_string()), Some(seal));
-            }
+        for seal in seals() {
+            assert_eq!(Seal::parse(&seal.to_bytes()), Some(seal));
         }
     }
 
     #[test]
+    fn a_seal_fits_into_an_inode_of_ext4() {
+        // 256 bytes, less 160 of fields, 8 of framing, and 28 for the entry with its name.
+        assert!(seals().all(|seal| seal.to_bytes().len() <= 60));
+    }
+
+    #[test]
     fn what_is_not_a_seal_is_none() {
-        let good =
-            "2 boot 5 17.000000001 17 00000000000000000000000000000000 900150983cd24fb0d6963f7d28e17f72";
-        assert!(Seal::parse(good).is_some());
-        for bad in ["", "1", &good[..good.len() - 2], &format!("{good} x"), &good.replacen('2', "3", 1)] {
-            assert_eq!(Seal::parse(bad), None, "{bad}");
+        for seal in seals() {
+            let bytes = seal.to_bytes();
+            let longer = [&bytes[..], b"x"].concat();
+            let older = [&[1], &bytes[1..]].concat();
+            for bad in [&[], &bytes[..bytes.len() - 1], &longer, &older, b"1 boot 5 17.000000001"] {
+                assert_eq!(Seal::parse(bad), None, "{bad:?}");
+            }
         }
     }
 }

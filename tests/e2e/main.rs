@@ -2,6 +2,7 @@
 //!
 //! Each test works in a directory of its own, and ends what it started when it is dropped, also when it fails.
 
+mod access;
 mod bad_input;
 mod compare;
 mod crash;

@@ -32,10 +32,16 @@ pub(crate) fn make_free(point: &Path) -> anyhow::Result<()> {
     });
     match looked_at {
         Ok(meta) if !meta.is_dir() => bail!("the mount point is not a directory"),
-        Ok(_) if topmost(&point.canonicalize()?)?.as_deref() == Some(OURS) => {
-            bail!("an aysfs is mounted there already: unmount it first (aysfs umount {})", point.display())
+        Ok(_) => {
+            let real = point.canonicalize()?;
+            if topmost(&real)?.as_deref() == Some(OURS) {
+                bail!(
+                    "an aysfs is mounted there already: unmount it first (aysfs umount {})",
+                    real.display()
+                );
+            }
+            Ok(())
         }
-        Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
             warn!("{}: taking away a mount whose daemon is dead", point.display());
             unmount(point, Detach::Lazily)

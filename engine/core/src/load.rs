@@ -95,12 +95,15 @@ impl LoadError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Flist(FlistError::Line { .. } | FlistError::Empty { .. } | FlistError::Read { .. })
-            | Self::Base(_)
+            | Self::Base { .. }
             | Self::Unsigned { .. }
             | Self::Signature { .. }
             | Self::Rollback { .. } => true,
             Self::Fetch { source, .. } => !source.is_transient(),
-            Self::Flist(FlistError::Index { .. }) | Self::Read { .. } | Self::Write { .. } => false,
+            Self::Flist(FlistError::Index { .. })
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Version(_) => false,
         }
     }
 }

@@ -95,7 +95,7 @@ impl LoadError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Flist(FlistError::Line { .. } | FlistError::Empty { .. } | FlistError::Read { .. })
-            | Self::Base(_)
+            | Self::Base { .. }
             | Self::Unsigned { .. }
             | Self::Signature { .. }
             | Self::Rollback { .. } => true,

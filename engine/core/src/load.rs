@@ -100,7 +100,10 @@ impl LoadError {
             | Self::Signature { .. }
             | Self::Rollback { .. } => true,
             Self::Fetch { source, .. } => !source.is_transient(),
-            Self::Flist(FlistError::Index { .. }) | Self::Read { .. } | Self::Write { .. } => false,
+            Self::Flist(FlistError::Index { .. })
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Version(_) => false,
         }
     }
 }

@@ -61,7 +61,7 @@ pub(crate) enum Command {
 /// A stor, and how to be let in.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StorAccess {
-    /// The stor: http(s)://[login:passwd@]host:port/ or file:///directory.
+    /// The stor: http(s)://host:port/ (with login:passwd@ before the host, if need be) or file:///directory.
     #[arg(long, value_name = "URL")]
     pub(crate) stor: String,
 

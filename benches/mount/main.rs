@@ -122,8 +122,12 @@ impl Bench {
 
     fn pack(&self, runtime: &Runtime) {
         let stor = StorOptions::new(self.stor());
-        let options =
-            pack::Options { dialect: Dialect::V2, header: Header::default(), spool: self.dir.path().into() };
+        let options = pack::Options {
+            dialect: Dialect::V2,
+            header: Header::default(),
+            exclude: Vec::new(),
+            spool: self.dir.path().into(),
+        };
         let flist = fs::File::create(self.flist()).expect("the flist");
         let flist = std::io::BufWriter::new(flist);
         let stor = aysfs_store::open(&stor, &NAMESPACE.parse().expect("a name")).expect("a stor");

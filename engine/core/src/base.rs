@@ -212,11 +212,11 @@ mod tests {
 
     #[test]
     fn a_page_counts_once() {
-        let count = |segments: &[Range<u64>]| pages(segments.iter().cloned(), 4096);
+        let count = |segments: &[(u64, u64)]| pages(segments.iter().map(|(start, end)| *start..*end), 4096);
         assert_eq!(count(&[]), 0);
-        assert_eq!(count(&[0..1]), 1);
-        assert_eq!(count(&[0..1, 2..3, 4095..4097]), 2);
-        assert_eq!(count(&[4096..8192, 16384..20481]), 3);
-        assert_eq!(count(&[0..u64::MAX]), 1 << 52);
+        assert_eq!(count(&[(0, 1)]), 1);
+        assert_eq!(count(&[(0, 1), (2, 3), (4095, 4097)]), 2);
+        assert_eq!(count(&[(4096, 8192), (16384, 20481)]), 3);
+        assert_eq!(count(&[(0, u64::MAX)]), 1 << 52);
     }
 }

@@ -66,8 +66,8 @@ pub struct Request {
 pub enum LoadError {
     #[error(transparent)]
     Flist(#[from] FlistError),
-    #[error("cannot use the flist {flist}")]
-    Base { flist: String, source: BaseError },
+    #[error(transparent)]
+    Base(#[from] BaseError),
     #[error("cannot fetch the flist {url}")]
     Fetch { url: Url, source: Box<UrlError> },
     #[error("cannot read {}", .path.display())]
@@ -162,7 +162,7 @@ fn open(
 ) -> Result<Base, LoadError> {
     let (index, provenance) = Index::open_or_compile(flist, parse, dir)?;
     tracing::debug!(?provenance, entries = index.len(), dialect = %index.dialect(), times = ?index.times(), "{name}");
-    Base::new(index).map_err(|source| LoadError::Base { flist: name.into(), source })
+    Ok(Base::new(index)?)
 }
 
 /// Who has to have signed a list.

@@ -97,11 +97,11 @@ pub async fn pack(
     flist: impl Write,
     progress: &Arc<Progress>,
 ) -> Result<Summary, PackError> {
+    if !root.is_dir() {
+        return Err(PackError::NotADirectory(root.to_owned()));
+    }
     // A symlink that leads to it is not what is packed.
     let root = root.canonicalize().map_err(|source| PackError::Read { path: root.to_owned(), source })?;
-    if !root.is_dir() {
-        return Err(PackError::NotADirectory(root));
-    }
     let exclude = scan::exclude(&root, &options.exclude)?;
     let (from, counted) = (root.clone(), progress.clone());
     let mut entries = blocking(move || {

@@ -362,7 +362,6 @@ async fn every_call_that_changes_something_is_refused_as_read_only() {
     assert_eq!(kind(fs.setxattr(file, b"user.x", b"", SetXattrMode::Set).await), ErrorKind::ReadOnly);
     assert_eq!(kind(fs.removexattr(file, b"user.x").await), ErrorKind::ReadOnly);
     assert_eq!(ErrorKind::ReadOnly.errno(), rustix::io::Errno::ROFS);
-    fs.flush(file, fh).await.expect("nothing was written");
     fs.fsync(file, fh, true).await.expect("nothing was written");
 }
 
@@ -459,7 +458,7 @@ async fn content_that_cannot_be_had_is_an_io_error_with_path_and_cause() {
     lab.stor.set_for(&key, Trouble::Fail(|| Fault::NotFound));
     let fs = mount(&lab, &[entry]);
     let ino = find(&*fs, "some/where/file").await.ino;
-    let error = fs.read(ino, Fh::NONE, 0, 5).await.expect_err("missing everywhere");
+    let error = fs.read(ino, Fh::NONE, 0, 2).await.expect_err("missing everywhere");
     assert_eq!(error.errno(), rustix::io::Errno::IO, "never ENOENT: the file exists");
     let message = error.to_string();
     assert!(message.starts_with("input/output error: cannot read /some/where/file: content "), "{message}");
@@ -467,7 +466,7 @@ async fn content_that_cannot_be_had_is_an_io_error_with_path_and_cause() {
 
     assert_eq!(find(&*fs, "some/where/file").await.size, 5, "what is not content is not affected");
     lab.stor.set_for(&key, Trouble::None);
-    assert_eq!(fs.read(ino, Fh::NONE, 0, 5).await.expect("the next read tries again"), "hello");
+    assert_eq!(fs.read(ino, Fh::NONE, 2, 5).await.expect("the next read tries again"), "llo");
 }
 
 #[tokio::test]

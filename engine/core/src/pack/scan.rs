@@ -1,6 +1,7 @@
 //! A directory as flist entries: everything that can be told without opening files.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -40,18 +41,14 @@ pub(super) fn scan(
         let meta = item.path().symlink_metadata().map_err(failed)?;
         let mut entry = describe(relative.as_os_str().as_bytes().to_vec(), &meta, &users);
         entry.xattrs = xattrs(item.path()).map_err(failed)?;
-        match entry.kind {
-            Kind::Symlink => {
-                entry.target = item.path().read_link().map_err(failed)?.into_os_string().into_vec();
+        if entry.kind == Kind::Symlink {
+            entry.target = item.path().read_link().map_err(failed)?.into_os_string().into_vec();
+        }
+        if entry.kind != Kind::Directory && meta.nlink() > 1 {
+            match first_names.entry((meta.dev(), meta.ino())) {
+                Slot::Occupied(first) => entry.link = Some(first.get().clone()),
+                Slot::Vacant(first) => drop(first.insert(entry.path.clone())),
             }
-            Kind::Directory => {}
-            _ if meta.nlink() > 1 => match first_names.get(&(meta.dev(), meta.ino())) {
-                Some(first) => entry.link = Some(first.clone()),
-                None => {
-                    first_names.insert((meta.dev(), meta.ino()), entry.path.clone());
-                }
-            },
-            _ => {}
         }
         seen(&entry);
         found.push(entry);

@@ -224,7 +224,7 @@ fn what_this_version_lacks_is_refused() {
     refuses(&lab, "-config LAB/config.toml", REFUSED, message);
     let packs = format!("# aysfs-flist 2\n# pack 1 {} 100\n", "ab".repeat(32));
     lab.file("flist", packs);
-    let message = "LAB/mnt: cannot use the flist LAB/flist: the flist keeps content in packs: mount it with a newer version of aysfs";
+    let message = "LAB/mnt: the flist keeps content in packs: mount it with a newer version of aysfs";
     refuses(&lab, &format!("mount LAB/flist {MOUNT}"), REFUSED, message);
 }
 

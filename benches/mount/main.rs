@@ -37,12 +37,12 @@ const ROUNDS: usize = 3;
 
 /// What is done in a round, in this order, and how often. The caches of the kernel are empty at first.
 const STEPS: &[(&str, Workload, usize)] = &[
-    ("first walk: list and stat", Workload::Walk, 1),
-    ("second walk: list and stat", Workload::Walk, 5),
-    ("  list (find)", Workload::Find, 5),
-    ("  stat", Workload::Stat, 5),
-    ("first open, read, close of all small files", Workload::ReadSmall, 1),
-    ("second open, read, close", Workload::ReadSmall, 5),
+    ("first walk: list and stat all", Workload::Walk, 1),
+    ("second walk", Workload::Walk, 5),
+    ("second walk, list only", Workload::Find, 5),
+    ("second walk, stat only", Workload::Stat, 5),
+    ("first open, read, close of small files", Workload::ReadSmall, 1),
+    ("second open, read, close", Workload::ReadSmall, 3),
     ("first sequential read, 512 MiB", Workload::Sequential, 1),
     ("second sequential read", Workload::Sequential, 3),
     ("4 KiB reads at random", Workload::Random(1), 3),
@@ -100,7 +100,7 @@ impl Bench {
         let start = Instant::now();
         bench.pack(runtime);
         let disk = kind_of(bench.dir.path());
-        println!("{}, {disk}", machine());
+        println!("{}, local disk: {disk}", machine());
         println!(
             "{} files of {:.1} kB on average and one of {} MiB; packed in {:.1?} into a stor in {}",
             tree::FILES,
@@ -157,7 +157,9 @@ impl Bench {
         for setup in &setups {
             // What is not cached yet would be fetched, and would not pass through.
             let mounted = setup.mount();
-            println!("first mount {:?}: {:.1?}", setup.opens, mounted.ready);
+            if setup.opens == Opens::Stateless {
+                println!("mounted first in {:.0?}", mounted.ready);
+            }
             fill(&setup.point);
         }
         let roots = [&self.tree(), &setups[0].point, &setups[1].point];
@@ -168,7 +170,8 @@ impl Bench {
             empty_caches();
             let mounted = setups.each_ref().map(Setup::mount);
             ready.extend(mounted.iter().map(|mounted| mounted.ready));
-            let mut note = || memory.push(mounted.each_ref().map(|mounted| mounted.memory("VmRSS")));
+            // One mount is like the other here.
+            let mut note = || memory.push(mounted[0].memory("VmRSS"));
             note();
             for (step, (_, workload, repeats)) in STEPS.iter().enumerate() {
                 for turn in 0..*repeats {
@@ -185,12 +188,13 @@ impl Bench {
         }
         report(&times);
         println!(
-            "mounted again in {} (from the start of the process)",
-            spread(&ready, |time| format!("{time:.1?}"))
+            "mounted again, with caches empty, in {}; times include the start of the process",
+            spread(&ready, |time| format!("{time:.0?}"))
         );
-        for (when, [stateless, passthrough]) in ["mounted", "walked", "at the end"].iter().zip(memory) {
-            println!("memory of the process, {when}: {stateless:.0} MB, passthrough {passthrough:.0} MB");
-        }
+        let [mounted, walked, .., end] = memory[..] else { unreachable!("three in each round") };
+        println!(
+            "memory of the process: {mounted:.0} MB mounted, {walked:.0} MB walked, {end:.0} MB at the end"
+        );
     }
 
     /// Fetches many small files from a stor over HTTP.
@@ -235,13 +239,18 @@ fn fill(point: &Path) {
     Workload::Sequential.time(point);
 }
 
+/// A table in Markdown.
 fn report(times: &[[Vec<Duration>; 3]]) {
+    let row = |cells: [&str; 4]| {
+        println!("| {:38} | {:10} | {:18} | {:18} |", cells[0], cells[1], cells[2], cells[3])
+    };
+    println!("\nThroughput, local disk = 1: median (lowest-highest).");
     println!(
-        "{:44} {:>12}   {:20} {:20}",
-        "throughput, local disk = 1", "local disk", "stateless", "passthrough"
+        "First: after `echo 3 > /proc/sys/vm/drop_caches`, on mounts that are as new, with all content cached.\n"
     );
+    row(["", "local disk", "mount", "with passthrough"]);
+    row(["---"; 4]);
     for ((name, workload, _), [native, stateless, passthrough]) in STEPS.iter().zip(times) {
-        let figure = workload.figure(median(native));
         let ratio = |ours: &[Duration]| {
             let ratios: Vec<_> = native
                 .iter()
@@ -250,8 +259,9 @@ fn report(times: &[[Vec<Duration>; 3]]) {
                 .collect();
             spread(&ratios, |ratio| format!("{ratio:.2}"))
         };
-        println!("{name:44} {figure:>12}   {:20} {:20}", ratio(stateless), ratio(passthrough));
+        row([name, &workload.figure(median(native)), &ratio(stateless), &ratio(passthrough)]);
     }
+    println!();
 }
 
 fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
@@ -278,6 +288,6 @@ fn empty_caches() {
 
 /// The type of a filesystem.
 fn kind_of(path: &Path) -> String {
-    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(path).output().expect("coreutils");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    let output = Command::new("df").arg("--output=fstype").arg(path).output().expect("coreutils");
+    String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned()
 }

@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use tempfile::SpooledTempFile;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{self, Sender};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Cache;
 use super::error::{FetchError, Reason, SourceError};
@@ -100,9 +100,17 @@ impl Fetch {
         let mut failures: Vec<(Arc<dyn Store>, SourceError)> = Vec::new();
         let mut pause = PAUSE_MIN;
         loop {
-            let place = lane.enter(deadline).await.ok_or(Reason::Queue(deadline))?;
+            let place = match &reach {
+                None => lane.enter(deadline).await,
+                Some(reach) => timeout_at(reach.give_up, lane.enter(deadline)).await.ok().flatten(),
+            };
+            let Some(place) = place else { return Err(given_up(failures, deadline)) };
             let reach = reach
                 .get_or_insert_with(|| Reach { bytes: 0, give_up: entered.max(lane.last_byte()) + deadline });
+            if reach.give_up <= Instant::now() {
+                // The queue has taken all the time, or the pause what was left: nobody could answer within none.
+                return Err(given_up(failures, deadline));
+            }
             let mut stors = self.sources.in_order();
             stors.retain(|stor| {
                 let failure = failures.iter().find(|(failed, _)| Arc::ptr_eq(failed, stor));
@@ -133,7 +141,7 @@ impl Fetch {
 
             let time_left = reach.give_up.saturating_duration_since(Instant::now());
             if time_left.is_zero() || !failures.iter().any(|(_, error)| error.is_transient()) {
-                return Err(Reason::Stors(failures.into_iter().map(|(_, error)| error).collect()));
+                return Err(given_up(failures, deadline));
             }
             // Readers of many files must not come back all at once.
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(time_left)).await;
@@ -169,7 +177,7 @@ impl Fetch {
             }
         }
         let room = self.cache.memory.reserve(self.chunk().length());
-        let room = timeout(self.cache.options.deadline, room).await.ok().flatten().ok_or(Reason::NoRoom)?;
+        let room = timeout_at(reach.give_up, room).await.ok().flatten().ok_or(Reason::NoRoom)?;
         match self.attempt(stor, patience, lane, reach, Target::Memory(room)).await {
             Ok(arrived) => {
                 self.cache.counters.read_through.add(1);
@@ -237,6 +245,14 @@ impl Fetch {
             error => flaw(error).into(),
         })
     }
+}
+
+/// Why there is no chunk: what the stors said, or that none could be asked within the deadline.
+fn given_up(failures: Vec<(Arc<dyn Store>, SourceError)>, deadline: Duration) -> Reason {
+    if failures.is_empty() {
+        return Reason::Queue(deadline);
+    }
+    Reason::Stors(failures.into_iter().map(|(_, error)| error).collect())
 }
 
 impl<E: Into<SourceError>> From<E> for Miss {

@@ -1,7 +1,7 @@
 //! Stors that fail, and what readers see of it.
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use futures::poll;
 use tokio::time::Instant;
 
@@ -254,10 +254,36 @@ async fn a_reader_in_the_queue_waits_no_longer_than_the_others() {
     }
     let began = Instant::now();
     let files: Vec<_> = files.iter().map(|content| bench.file(content)).collect();
-    for ended in join_all(files.iter().map(|file| file.read(0, 1))).await {
-        ended.expect_err("silent");
-    }
+    let ended = join_all(files.iter().map(|file| file.read(0, 1))).await;
+    let errors: Vec<_> = ended.into_iter().map(|ended| ended.expect_err("silent").to_string()).collect();
     assert_eq!(began.elapsed().as_secs(), 30);
+    let of_the_stor = errors.iter().filter(|error| error.ends_with("no answer within 30s")).count();
+    let of_the_queue =
+        errors.iter().filter(|error| error.contains("no byte arrived within 30s for any fetch"));
+    assert_eq!((of_the_stor, of_the_queue.count()), (1, 4), "{errors:?}");
+    assert_eq!(bench.cache.stats().fetches, 1, "who has no time left asks nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_gets_no_turn_does_not_outlast_the_deadline() {
+    let bench = Bench::with(1, CacheOptions { parallel_fetches: 1, ..options() });
+    let (refused, silent) = (object(b"refused").0, object(b"silent").0);
+    bench.stor().faults.set_for(&refused.chunks[0].key, Trouble::Fail(unavailable));
+    bench.stor().faults.set_for(&silent.chunks[0].key, Trouble::Silence);
+    let (refused, silent) = (bench.file(&refused), bench.file(&silent));
+    let began = Instant::now();
+    let asked_again_and_again = async {
+        let error = refused.read(0, 1).await.expect_err("refused").to_string();
+        assert!(error.ends_with("unavailable: connection refused"), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 30);
+    };
+    // Takes the only place between two of its tries, and keeps it beyond its deadline.
+    let in_the_way = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        silent.read(0, 1).await.expect_err("silent");
+        assert_eq!(began.elapsed().as_secs(), 50);
+    };
+    join(asked_again_and_again, in_the_way).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

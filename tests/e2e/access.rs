@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::compare::{Fidelity, assert_same};
-use crate::support::{Lab, Mounted, SECRET, Stor, objects, pack, run, run_ok};
+use crate::support::{Lab, Mounted, SECRET, Stor, objects, pack, run, run_ok, wait_for};
 use crate::tree;
 
 const READER: &str = "geheim-0815";
@@ -49,12 +49,9 @@ fn an_account_may_do_what_it_has_the_right_to() {
     assert!(said.ends_with(": access denied: check login and passwd of the stor\n"), "{said}");
     shows_no_password(&said);
     assert!(!lab.path("new.flist").exists());
+    wait_for("the access log", || stor.daemon.log().contains("status=403"));
+    assert!(stor.daemon.log().contains("account=\"reader\""), "{}", stor.daemon.log());
     shows_no_password(&stor.daemon.log());
-    assert!(
-        stor.daemon.log().contains("status=403") && stor.daemon.log().contains("account=\"reader\""),
-        "{}",
-        stor.daemon.log()
-    );
 }
 
 #[test]

@@ -461,7 +461,7 @@ fn a_flist_with_a_url_is_fetched_with_the_account_of_its_stor() {
     let publish = || fs::copy(pack(&lab, &source, &stor.direct(), "v2"), &named).expect("published");
     publish();
     let url = PathBuf::from(format!("{}static/app.flist", stor.shown()));
-    let options = ["--deadline", "1s"];
+    let options = ["--deadline", "3s"];
     let mounted = Mounted::with(&lab, &url, &stor.url(), &options);
     assert_eq!(mounted.read("file").expect("read"), b"one");
     fs::write(source.join("file"), b"two").expect("a file");
@@ -485,7 +485,7 @@ fn a_flist_with_a_url_is_fetched_with_the_account_of_its_stor() {
 
     stor.set(aysfs_store::fault::ServerTrouble::None);
     let refused = |url: &str, stor: &str, why: &str| {
-        let args = format!("mount {url} LAB/mnt --cache LAB/fresh --deadline 1s --stor {stor}");
+        let args = format!("mount {url} LAB/mnt --cache LAB/fresh --deadline 3s --stor {stor}");
         refuses(&lab, &args, REFUSED, &format!("LAB/mnt: cannot fetch the flist {url}: {url}: GET: {why}"));
     };
     let url = url.display().to_string();
@@ -559,7 +559,7 @@ fn a_pack_that_fails_leaves_the_flist_as_it_was() {
     let flist = lab.file("app.flist", "as it was");
     let before = fs::read_dir(lab.path("")).expect("listed").count();
     let to =
-        |stor: &str| format!("pack LAB/source -o LAB/app.flist --namespace test --deadline 1s --stor {stor}");
+        |stor: &str| format!("pack LAB/source -o LAB/app.flist --namespace test --deadline 2s --stor {stor}");
     let shown = stor.shown();
 
     let said = fails(&lab, &to(&format!("http://tester:{SECRET}@127.0.0.1:1/")), FAILED);
@@ -573,7 +573,7 @@ fn a_pack_that_fails_leaves_the_flist_as_it_was() {
     assert!(said.ends_with("refused: 507 Insufficient Storage: trouble was asked for\n"), "{said}");
     stor.set(aysfs_store::fault::ServerTrouble::Silence);
     let said = fails(&lab, &to(&stor.url()), FAILED);
-    assert!(said.ends_with("no answer within 1s\n"), "{said}");
+    assert!(said.ends_with("no answer within 2s\n"), "{said}");
 
     assert_eq!(fs::read_to_string(&flist).expect("a file"), "as it was");
     assert_eq!(fs::read_dir(lab.path("")).expect("listed").count(), before, "something was left behind");

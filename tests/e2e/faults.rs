@@ -375,7 +375,7 @@ fn a_reader_that_waits_gets_its_bytes_although_the_daemon_was_told_to_end() {
 
 #[test]
 fn a_slow_stor_is_waited_for() {
-    let trial = Trial::new("v2");
+    let trial = Trial::with_deadline("v2", "1h");
     trial.stor.set(ServerTrouble::Slow(Duration::from_millis(500)));
     for (name, _) in SIZES {
         trial.reads_well(name);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base, Mode};
+use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Mount, MountError, MountOptions};
+use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -41,7 +41,8 @@ pub(crate) struct Plan {
 /// A plan whose flist is loaded and whose stors are open: mounting it can hardly fail any more.
 struct Ready {
     plan: Plan,
-    fs: AysFs,
+    entries: usize,
+    fs: Arc<dyn Vfs>,
 }
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
@@ -119,7 +120,16 @@ async fn prepare_one(
     };
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
-            Ok(Ready { fs: AysFs::new(base, cache, Arc::new(stors), plan.mode), plan })
+            let entries = base.index().len();
+            let lower = AysFs::new(base, cache, Arc::new(stors), Mode::ReadOnly);
+            let fs: Arc<dyn Vfs> = match plan.mode {
+                Mode::ReadOnly => Arc::new(lower),
+                Mode::Overlay => match Upper::open(&plan.backend, &plan.point) {
+                    Ok(upper) => Arc::new(Overlay::new(lower, upper)),
+                    Err(error) => return Err(vec![error.into()]),
+                },
+            };
+            Ok(Ready { fs, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -177,11 +187,10 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
     let mut mounted: Vec<(PathBuf, Box<dyn Mount>)> = Vec::new();
-    for Ready { plan, fs } in ready {
-        let entries = fs.base().index().len();
-        let one = make_free(&plan.point).with_context(|| plan.point.display().to_string()).and_then(|()| {
-            Ok(plan.frontend.mount(Arc::new(fs), &plan.point, &plan.options, &Handle::current())?)
-        });
+    for Ready { plan, entries, fs } in ready {
+        let one = make_free(&plan.point)
+            .with_context(|| plan.point.display().to_string())
+            .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
         match one {
             Ok(one) => mounted.push((plan.point.clone(), one)),
             Err(error) => {

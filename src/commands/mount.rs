@@ -32,7 +32,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
     Ok(Plan {
         options: MountOptions {
             source: mounts::shown(&flist),
-            read_only: true,
+            read_only: mode == aysfs_engine::Mode::ReadOnly,
             allow_other: args.allow_other || root,
             suid: false,
             dev: false,

@@ -86,7 +86,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         frontend: frontend(backend.lib)?,
         options: MountOptions {
             source: mounts::shown(&flist.source),
-            read_only: true,
+            read_only: mode == aysfs_engine::Mode::ReadOnly,
             allow_other: mount.allow_other,
             suid: mount.suid,
             dev: mount.dev,

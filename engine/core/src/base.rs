@@ -1,15 +1,17 @@
 //! A compiled flist, with the owners of this machine.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aysfs_flist::{
     Content as Listed, Corrupt, Entry as ListEntry, Index, Kind, Node, NodeRef, ObjectKey, Owner, Timestamp,
 };
 use aysfs_store::{Content, Key};
-use aysfs_vfs::{Attr, Device, Entry, FileKind, Ino, Time, TimeToLive};
+use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
 const NOBODY: u32 = 65534;
@@ -39,6 +41,7 @@ pub struct Base {
     uids: Vec<u32>,
     gids: Vec<u32>,
     has_acls: bool,
+    hard_links: OnceLock<HashMap<Node, Vec<(Node, Vec<u8>)>>>,
 }
 
 impl Base {
@@ -64,7 +67,7 @@ impl Base {
         let uids = index.users().iter().map(|owner| resolve(owner, uid, nobody)).collect();
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
-        Ok(Self { index, uids, gids, has_acls })
+        Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new() })
     }
 
     /// The compiled flist.
@@ -121,6 +124,42 @@ impl Base {
         (uid, gid)
     }
 
+    /// All names of an inode that is no directory.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub(crate) fn names(&self, of: &NodeRef<'_>) -> Result<Vec<(Node, Vec<u8>)>, Corrupt> {
+        if of.nlink() > 1
+            && let Some(names) = self.hard_links()?.get(&of.number())
+        {
+            return Ok(names.clone());
+        }
+        let path = self.index.path(of.number())?;
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        Ok(vec![(of.parent(), name.to_vec())])
+    }
+
+    /// The names of files that have several: found by looking at all names, once, when they are needed.
+    fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
+        if let Some(found) = self.hard_links.get() {
+            return Ok(found);
+        }
+        let mut found = HashMap::<_, Vec<_>>::new();
+        let mut pending = vec![Node::ROOT];
+        while let Some(directory) = pending.pop() {
+            for child in self.index.children(directory)? {
+                let (name, node) = child?;
+                let of = self.index.node(node)?;
+                if of.kind() == Kind::Directory {
+                    pending.push(node);
+                } else if of.nlink() > 1 {
+                    found.entry(node).or_default().push((directory, name.to_vec()));
+                }
+            }
+        }
+        Ok(self.hard_links.get_or_init(|| found))
+    }
+
     /// The path of an inode, for messages: its first name.
     pub(crate) fn path(&self, node: Node) -> String {
         match self.index.path(node) {
@@ -128,6 +167,11 @@ impl Base {
             Err(_) => format!("inode {}", Self::ino(node)),
         }
     }
+}
+
+/// What a damaged index means to a program that looks at the tree.
+pub(crate) fn damaged(error: Corrupt) -> Error {
+    Error::new(ErrorKind::Io, BaseError::from(error))
 }
 
 fn resolve(owner: &Owner, lookup: impl Fn(&OsStr) -> Option<u32>, unknown: u32) -> u32 {

@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aysfs_flist::{Corrupt, Kind, Node, NodeRef};
+use aysfs_flist::{Kind, Node, NodeRef};
 use aysfs_store::{Cache, CachedFile, FetchError, Mirror};
 use aysfs_vfs::{
     Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
@@ -13,7 +13,7 @@ use aysfs_vfs::{
 };
 use bytes::Bytes;
 
-use crate::base::{self, Base, BaseError};
+use crate::base::{self, Base, BaseError, damaged};
 use crate::failures::Failures;
 use crate::opens::Opens;
 
@@ -60,17 +60,17 @@ impl AysFs {
         &self.base
     }
 
-    fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
+    pub(crate) fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
         let node = self.base.node(ino).ok_or(ErrorKind::Stale)?;
         self.base.index().node(node).map_err(damaged)
     }
 
-    fn find_directory(&self, ino: Ino) -> Result<NodeRef<'_>> {
+    pub(crate) fn find_directory(&self, ino: Ino) -> Result<NodeRef<'_>> {
         let of = self.find(ino)?;
         if of.kind() == Kind::Directory { Ok(of) } else { Err(ErrorKind::NotADirectory.into()) }
     }
 
-    fn find_file(&self, ino: Ino) -> Result<NodeRef<'_>> {
+    pub(crate) fn find_file(&self, ino: Ino) -> Result<NodeRef<'_>> {
         let of = self.find(ino)?;
         match of.kind() {
             Kind::Regular => Ok(of),
@@ -83,17 +83,18 @@ impl AysFs {
         self.base.index().node(node).and_then(|of| self.base.entry(&of)).map_err(damaged)
     }
 
+    /// The attributes of an inode.
+    pub(crate) fn base_entry(&self, ino: Ino) -> Result<Entry> {
+        self.base.entry(&self.find(ino)?).map_err(damaged)
+    }
+
     /// The cached file of a regular file; `None` if it is empty.
-    fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
+    pub(crate) fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
         let content =
             of.content().map_err(BaseError::from).and_then(|content| base::content_of(content, of.size()));
         let content = content.map_err(|error| Error::new(ErrorKind::Io, error))?;
         Ok(content.map(|content| self.cache.file(&content, &self.stors)))
     }
-}
-
-fn damaged(error: Corrupt) -> Error {
-    Error::new(ErrorKind::Io, BaseError::from(error))
 }
 
 /// The answer to everything that would change something.
@@ -121,7 +122,7 @@ impl Vfs for AysFs {
     fn forget(&self, _ino: Ino, _count: u64) {}
 
     async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {
-        self.base.entry(&self.find(ino)?).map_err(damaged)
+        self.base_entry(ino)
     }
 
     async fn setattr(&self, _ino: Ino, _fh: Option<Fh>, _changes: SetAttr) -> Result<Entry> {

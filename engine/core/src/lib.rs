@@ -9,12 +9,15 @@
 //! kernel asks (a frontend).
 
 mod base;
+mod copy;
 mod failures;
 mod fs;
 pub mod load;
 mod opens;
+mod overlay;
 pub mod pack;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
 pub use fs::{AysFs, Mode};
+pub use overlay::{Overlay, Upper, UpperError};

@@ -7,7 +7,7 @@ use std::io;
 use std::iter;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +16,9 @@ use aysfs_flist::{Entry, Kind, Timestamp};
 use aysfs_store::{Cache, Content, ContentId, FetchError, Mirror};
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
-use rustix::io::Errno;
 
 use crate::base::{Base, BaseError, content_of};
+use crate::copy::copy_segment;
 
 /// How many files are fetched at the same time.
 const PARALLEL: usize = 32;
@@ -175,36 +175,6 @@ fn copy(from: &File, path: &Path, size: u64, data: &[Range<u64>]) -> Result<(), 
         data.iter().try_for_each(|segment| copy_segment(from, &to, segment))
     };
     write().map_err(|source| UnpackError::Write { path: path.to_owned(), source })
-}
-
-/// Copies a part of a file to the same place in another one, without moving the bytes where the filesystem can.
-fn copy_segment(from: &File, to: &File, segment: &Range<u64>) -> io::Result<()> {
-    let (mut source, mut target) = (segment.start, segment.start);
-    while source < segment.end {
-        let length = usize::try_from(segment.end - source).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                return copy_bytes(from, to, source..segment.end);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// What `copy_file_range` does, for filesystems that do not (two of different kinds, for one).
-fn copy_bytes(from: &File, to: &File, mut segment: Range<u64>) -> io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    while !segment.is_empty() {
-        let length = usize::try_from(segment.end - segment.start).unwrap_or(usize::MAX).min(buffer.len());
-        // The position of `from` is shared with others who read it.
-        from.read_exact_at(&mut buffer[..length], segment.start)?;
-        to.write_all_at(&buffer[..length], segment.start)?;
-        segment.start += length as u64;
-    }
-    Ok(())
 }
 
 /// Makes the further names of files, then gives every file and directory its attributes: children first, since

@@ -1,0 +1,77 @@
+//! A base with local changes on top: modes OL and RW.
+//!
+//! The changes are in an [`Upper`], a plain directory in the format of the kernel's overlayfs, so that the kernel itself can
+//! mount them, and they survive this process. Invariants:
+//!
+//! - what was acknowledged is in the upper: no change is kept in memory only;
+//! - a change is one rename or one system call in the upper, so a crash leaves the old state or the new one;
+//! - a file is copied up before its content is changed, never while it is half fetched; what only changes its attributes
+//!   or its names fetches nothing (as root: see [`Form`](marks::Form));
+//! - an inode keeps its number, and its open handles, when it is copied up;
+//! - the lock of the tree is never held while something is fetched or synced.
+
+mod at;
+mod change;
+mod marks;
+mod open;
+mod raise;
+mod stage;
+mod tree;
+mod upper;
+mod vfs;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::open::OpenFiles;
+use self::raise::Turns;
+use self::tree::Tree;
+pub use self::upper::{Upper, UpperError};
+use crate::AysFs;
+use crate::base::Base;
+
+/// A base, and local changes on top of it.
+#[derive(Clone)]
+pub struct Overlay(Arc<Inner>);
+
+struct Inner {
+    w: World,
+    tree: Mutex<Tree>,
+    turns: Turns,
+    open: OpenFiles,
+}
+
+/// What does not change while it is mounted: the layers.
+struct World {
+    lower: AysFs,
+    upper: Upper,
+}
+
+impl World {
+    fn base(&self) -> &Base {
+        self.lower.base()
+    }
+}
+
+impl Overlay {
+    /// Shows `upper` on top of `lower`.
+    pub fn new(lower: AysFs, upper: Upper) -> Self {
+        Self(Arc::new(Inner {
+            w: World { lower, upper },
+            tree: Mutex::new(Tree::new()),
+            turns: Turns::default(),
+            open: OpenFiles::default(),
+        }))
+    }
+
+    /// The tree below.
+    pub fn base(&self) -> &Base {
+        self.0.w.base()
+    }
+}
+
+impl Inner {
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        // What a panic could leave half done is an image of the upper, no data.
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,511 @@
+//! Changes of names: each is one step in the upper directory, and the same step in the image of it.
+//!
+//! Callers hold the lock of the tree. What has to be copied up with its content was copied up before
+//! (see [`raise`](super::raise)); directories are copied up here, since they have none.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use aysfs_flist::Node;
+use aysfs_vfs::kernel::raw;
+use aysfs_vfs::{Caller, ErrorKind, FileKind, Ino, Name, RenameMode, Result, SetTime, Time};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, linkat, lsetxattr, mkdirat, mknodat,
+    openat, renameat_with, symlinkat, unlinkat,
+};
+
+use super::World;
+use super::at::At;
+use super::marks::{self, Mark, look};
+use super::stage::Staged;
+use super::tree::{Child, Data, Found, Place, Tree, Where};
+use crate::base::damaged;
+
+/// Of ext4; beyond it the local filesystem says no anyway.
+const SYMLINK_MAX: usize = 4095;
+const SET_GROUP: u32 = 0o2000;
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+/// What is to be made.
+pub(super) enum New<'a> {
+    Directory,
+    Symlink(&'a [u8]),
+    /// Anything but these.
+    Node(FileKind),
+}
+
+impl Tree {
+    /// Makes an inode with one name.
+    pub(super) fn make(
+        &mut self,
+        w: &World,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        new: &New<'_>,
+        perm: u16,
+    ) -> Result<Ino> {
+        if self.find(w, parent, name)?.is_some() {
+            return Err(ErrorKind::Exists.into());
+        }
+        let directory = self.raised(w, parent)?;
+        let over_whiteout = self.has_whiteout(parent, name);
+        let above = look(&*directory, b".")?;
+        let place = Place { parent, name: name.clone() };
+        let bytes = name.as_bytes();
+        let acl = default_acl(&directory)?;
+        if over_whiteout {
+            // What replaces a whiteout appears in its place in one step. It is made where it inherits the same.
+            let nursery = w.stage(|temporary| Ok(mkdirat(&w.upper.work, temporary, Mode::RWXU)?))?;
+            if let Some(acl) = &acl {
+                lsetxattr(nursery.at().path()?, DEFAULT_ACL, acl, XattrFlags::empty())?;
+            }
+            let staged =
+                w.stage_at([nursery.name(), b"/x"].concat(), |path| make_in(&w.upper.work, path, new, perm))?;
+            finish(&staged.at(), caller, new, perm, &above, acl.is_some())?;
+            if let New::Directory = new {
+                w.upper.set_mark(&w.upper.work, staged.name(), Mark::Opaque, b"y")?;
+            }
+            place_over(w, &staged, &directory, bytes)?;
+        } else {
+            make_in(&directory, bytes, new, perm)?;
+            let at = At::Named(directory.clone(), bytes.to_vec());
+            if let Err(error) = finish(&at, caller, new, perm, &above, acl.is_some()) {
+                let flags = if let New::Directory = new { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+                let _ = unlinkat(&directory, bytes, flags);
+                return Err(error);
+            }
+        }
+        match new {
+            New::Directory => self.add_directory(w, place, None),
+            New::Symlink(_) | New::Node(_) => {
+                let stat = look(&*directory, bytes)?;
+                self.add_leaf(w, vec![place], None, &stat, Data::Here, None)
+            }
+        }
+    }
+
+    /// Gives a leaf of the upper one more name.
+    pub(super) fn link(&mut self, w: &World, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
+        if self.find(w, parent, name)?.is_some() {
+            return Err(ErrorKind::Exists.into());
+        }
+        let leaf = self.leaf(ino).ok_or(ErrorKind::Stale)?;
+        if leaf.places.is_empty() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let kind = leaf.kind;
+        let directory = self.raised(w, parent)?;
+        let At::Named(from, old) = self.at(w, ino)? else { return Err(ErrorKind::NotFound.into()) };
+        if self.has_whiteout(parent, name) {
+            let staged = w.stage(|new| Ok(linkat(&from, &*old, &w.upper.work, new, AtFlags::empty())?))?;
+            place_over(w, &staged, &directory, name.as_bytes())?;
+        } else {
+            linkat(&from, &*old, &directory, name.as_bytes(), AtFlags::empty())?;
+        }
+        let place = Place { parent, name: name.clone() };
+        self.set_child(w, parent, name, Some(Child::There(ino, kind)))?;
+        if let Some(leaf) = self.leaf_mut(ino) {
+            leaf.places.push(place);
+        }
+        Ok(())
+    }
+
+    /// Removes a name of anything but a directory; returns what it led to.
+    pub(super) fn unlink(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
+        if found.is_directory() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        let directory = self.raised(w, parent)?;
+        let nameless = self.last_name(&directory, name, found)?;
+        let hides = self.hides(w, parent, name)?;
+        match (found, hides) {
+            (Found::Base(..), _) => w.upper.make_whiteout(&directory, name.as_bytes())?,
+            (Found::Upper(..), true) => {
+                let staged = w.stage_whiteout()?;
+                place_over(w, &staged, &directory, name.as_bytes())?;
+            }
+            (Found::Upper(..), false) => unlinkat(&directory, name.as_bytes(), AtFlags::empty())?,
+        }
+        self.set_child(w, parent, name, hides.then_some(Child::Whiteout))?;
+        self.lost(found, Place { parent, name: name.clone() }, nameless);
+        Ok(found.ino())
+    }
+
+    /// Removes an empty directory; returns what it was.
+    pub(super) fn rmdir(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
+        if !found.is_directory() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        let ino = found.ino();
+        if !self.is_empty(w, ino)? {
+            return Err(ErrorKind::NotEmpty.into());
+        }
+        let directory = self.raised(w, parent)?;
+        let hides = self.hides(w, parent, name)?;
+        let fd = match found {
+            Found::Base(..) => {
+                w.upper.make_whiteout(&directory, name.as_bytes())?;
+                None
+            }
+            Found::Upper(..) => {
+                let fd = self.descriptor(w, ino)?;
+                self.clear(w, ino)?;
+                if hides {
+                    let staged = w.stage_whiteout()?;
+                    exchange(w, &staged, &directory, name.as_bytes())?;
+                } else {
+                    unlinkat(&directory, name.as_bytes(), AtFlags::REMOVEDIR)?;
+                }
+                Some(fd)
+            }
+        };
+        self.set_child(w, parent, name, hides.then_some(Child::Whiteout))?;
+        self.lose_directory(w, ino, fd)?;
+        Ok(ino)
+    }
+
+    /// Moves a name. Files that have to be copied up for it are in the upper already. Returns what was replaced.
+    pub(super) fn rename(
+        &mut self,
+        w: &World,
+        (from, name): (Ino, &Name),
+        (to, new_name): (Ino, &Name),
+        mode: RenameMode,
+    ) -> Result<Option<Ino>> {
+        let moved = self.find(w, from, name)?.ok_or(ErrorKind::NotFound)?;
+        let target = self.find(w, to, new_name)?;
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(ErrorKind::Exists.into()),
+            (RenameMode::Exchange, None) => return Err(ErrorKind::NotFound.into()),
+            (_, Some(target)) if target.ino() == moved.ino() => return Ok(None),
+            _ => {}
+        }
+        self.not_below_itself(w, moved, to)?;
+        if mode == RenameMode::Exchange {
+            if let Some(target) = target {
+                self.not_below_itself(w, target, from)?;
+            }
+        } else if let Some(target) = target {
+            self.replaceable(w, target, moved)?;
+        }
+        let source = self.raised(w, from)?;
+        let destination = self.raised(w, to)?;
+        self.prepare_to_move(w, (from, name), moved, (to, new_name))?;
+        if let (RenameMode::Exchange, Some(target)) = (mode, target) {
+            self.prepare_to_move(w, (to, new_name), target, (from, name))?;
+            renameat_with(
+                &source,
+                name.as_bytes(),
+                &destination,
+                new_name.as_bytes(),
+                RenameFlags::EXCHANGE,
+            )?;
+            self.moved(w, moved, (from, name), (to, new_name))?;
+            self.moved(w, target, (to, new_name), (from, name))?;
+            self.set_child(w, from, name, Some(Child::There(target.ino(), target.kind())))?;
+            self.set_child(w, to, new_name, Some(Child::There(moved.ino(), moved.kind())))?;
+            return Ok(None);
+        }
+        let nameless = match target {
+            Some(target) if target.is_directory() => {
+                if let Found::Upper(ino, _) = target {
+                    Some(self.descriptor(w, ino)?)
+                } else {
+                    None
+                }
+            }
+            Some(target) => self.last_name(&destination, new_name, target)?,
+            None => None,
+        };
+        if let Some(Found::Upper(ino, FileType::Directory)) = target {
+            self.clear(w, ino)?;
+        }
+        let hides = self.hides(w, from, name)?;
+        let whiteout_there = self.has_whiteout(to, new_name);
+        let flags = if hides { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
+        if whiteout_there && moved.is_directory() {
+            // A directory replaces nothing but a directory: they swap places, and the whiteout stays if it is needed.
+            renameat_with(
+                &source,
+                name.as_bytes(),
+                &destination,
+                new_name.as_bytes(),
+                RenameFlags::EXCHANGE,
+            )?;
+            if !hides {
+                unlinkat(&source, name.as_bytes(), AtFlags::empty())?;
+            }
+        } else {
+            renameat_with(&source, name.as_bytes(), &destination, new_name.as_bytes(), flags)?;
+        }
+        self.set_child(w, from, name, hides.then_some(Child::Whiteout))?;
+        self.set_child(w, to, new_name, Some(Child::There(moved.ino(), moved.kind())))?;
+        if let Some(target) = target {
+            if target.is_directory() {
+                self.lose_directory(w, target.ino(), nameless)?;
+            } else {
+                self.lost(target, Place { parent: to, name: new_name.clone() }, nameless);
+            }
+        }
+        self.moved(w, moved, (from, name), (to, new_name))?;
+        Ok(target.map(Found::ino))
+    }
+
+    // ---- Copying up directories ----
+
+    /// A directory that is in the upper from now on, and all above it; open as a path.
+    pub(super) fn raised(&mut self, w: &World, ino: Ino) -> Result<Arc<OwnedFd>> {
+        let mut way = Vec::new();
+        let mut at = ino;
+        loop {
+            match self.directory(w, at)? {
+                (_, true, Where::Removed(_)) | (_, false, Where::Removed(_) | Where::Root) => {
+                    return Err(ErrorKind::NotFound.into());
+                }
+                (_, true, _) => break,
+                (lower, false, Where::At(place)) => {
+                    let node = lower.ok_or(ErrorKind::Stale)?;
+                    way.push((at, node, place.clone()));
+                    at = place.parent;
+                }
+            }
+        }
+        for (ino, node, place) in way.into_iter().rev() {
+            // It may be in the upper, or gone, since an earlier mount, and nobody has looked yet.
+            match self.find(w, place.parent, &place.name)? {
+                Some(Found::Upper(known, _)) if known == ino => continue,
+                Some(Found::Base(known, _)) if known == node => {}
+                _ => return Err(ErrorKind::NotFound.into()),
+            }
+            let directory = self.descriptor(w, place.parent)?;
+            let staged = w.stage_directory(&w.base().index().node(node).map_err(damaged)?)?;
+            keeping_times(&directory, || {
+                let (from, to) = (staged.name(), place.name.as_bytes());
+                Ok(renameat_with(&w.upper.work, from, &directory, to, RenameFlags::NOREPLACE)?)
+            })?;
+            self.add_directory(w, place, Some((ino, node)))?;
+        }
+        self.descriptor(w, ino)
+    }
+
+    // ---- Steps ----
+
+    /// Whether the base has something that would show if the upper said nothing about a name.
+    fn hides(&self, w: &World, parent: Ino, name: &Name) -> Result<bool> {
+        let (lower, ..) = self.directory(w, parent)?;
+        Ok(self.below(w, lower, name)?.is_some())
+    }
+
+    /// A descriptor of a leaf that is about to lose its last name.
+    fn last_name(&self, directory: &OwnedFd, name: &Name, found: Found) -> Result<Option<Arc<OwnedFd>>> {
+        match found {
+            Found::Upper(ino, _) if self.leaf(ino).is_some_and(|leaf| leaf.places.len() == 1) => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                Ok(Some(Arc::new(openat(directory, name.as_bytes(), flags, Mode::empty())?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that a leaf lost a name.
+    fn lost(&mut self, found: Found, place: Place, nameless: Option<Arc<OwnedFd>>) {
+        match found {
+            Found::Base(node, _) => self.hide(node),
+            Found::Upper(ino, _) => self.lose_name(ino, &place, nameless),
+        }
+    }
+
+    /// Makes a merged directory that shows nothing really empty: what the base has below it is hidden by a mark instead of
+    /// by whiteouts.
+    fn clear(&mut self, w: &World, ino: Ino) -> Result<()> {
+        let whiteouts = self.whiteouts(w, ino)?;
+        if whiteouts.is_empty() && self.directory(w, ino)?.0.is_none() {
+            return Ok(());
+        }
+        let fd = self.descriptor(w, ino)?;
+        w.upper.set_mark(&fd, b".", Mark::Opaque, b"y")?;
+        for name in whiteouts {
+            unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Copies a directory up and marks it, so that it shows the same in its new place.
+    fn prepare_to_move(
+        &mut self,
+        w: &World,
+        (from, name): (Ino, &Name),
+        moved: Found,
+        (to, new_name): (Ino, &Name),
+    ) -> Result<()> {
+        if !moved.is_directory() {
+            return match moved {
+                Found::Upper(..) => Ok(()),
+                // The caller copies files up before; somebody was faster to replace it.
+                Found::Base(..) => Err(ErrorKind::Busy.into()),
+            };
+        }
+        let (lower, ..) = self.directory(w, moved.ino())?;
+        match lower {
+            Some(_) if !w.upper.form.has_redirects() => Err(ErrorKind::CrossDevice.into()),
+            Some(node) => {
+                self.raised(w, moved.ino())?;
+                let path = redirect(w, node)?;
+                let source = self.descriptor(w, from)?;
+                w.upper.set_mark(&source, name.as_bytes(), Mark::Redirect, &path)
+            }
+            None => {
+                let (lower, ..) = self.directory(w, to)?;
+                if self.below(w, lower, new_name)?.is_some() {
+                    let source = self.descriptor(w, from)?;
+                    w.upper.set_mark(&source, name.as_bytes(), Mark::Opaque, b"y")?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes where something is now.
+    fn moved(
+        &mut self,
+        w: &World,
+        moved: Found,
+        (from, name): (Ino, &Name),
+        (to, new_name): (Ino, &Name),
+    ) -> Result<()> {
+        let (old, new) =
+            (Place { parent: from, name: name.clone() }, Place { parent: to, name: new_name.clone() });
+        if moved.is_directory() {
+            self.directory(w, moved.ino())?;
+            self.directory_mut(moved.ino())?.place = Where::At(new);
+        } else if let Some(leaf) = self.leaf_mut(moved.ino())
+            && let Some(place) = leaf.places.iter_mut().find(|place| **place == old)
+        {
+            *place = new;
+        }
+        Ok(())
+    }
+
+    fn not_below_itself(&self, w: &World, moved: Found, mut into: Ino) -> Result<()> {
+        if !moved.is_directory() {
+            return Ok(());
+        }
+        while into != Ino::ROOT {
+            if into == moved.ino() {
+                return Err(ErrorKind::Invalid.into());
+            }
+            into = self.parent(w, into)?;
+        }
+        Ok(())
+    }
+
+    fn replaceable(&mut self, w: &World, target: Found, moved: Found) -> Result<()> {
+        match (moved.is_directory(), target.is_directory()) {
+            (true, true) if !self.is_empty(w, target.ino())? => Err(ErrorKind::NotEmpty.into()),
+            (true, false) => Err(ErrorKind::NotADirectory.into()),
+            (false, true) => Err(ErrorKind::IsADirectory.into()),
+            (true, true) | (false, false) => Ok(()),
+        }
+    }
+}
+
+/// The mark that leads from a moved directory or file to what it was in the base.
+pub(super) fn redirect(w: &World, node: Node) -> Result<Vec<u8>> {
+    let path = w.base().index().path(node).map_err(damaged)?;
+    Ok([b"/", &*path].concat())
+}
+
+/// The ACL that what is made in a directory inherits; the local filesystem does it, and ignores the umask then.
+fn default_acl(directory: &OwnedFd) -> Result<Option<Vec<u8>>> {
+    marks::get(&marks::path_of(directory, b".")?, DEFAULT_ACL.as_bytes())
+}
+
+fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result<()> {
+    let mode = Mode::from_raw_mode(perm.into());
+    Ok(match new {
+        New::Directory => mkdirat(directory, name, mode)?,
+        New::Symlink([]) => return Err(ErrorKind::NotFound.into()),
+        New::Symlink(target) if target.len() > SYMLINK_MAX => return Err(ErrorKind::NameTooLong.into()),
+        New::Symlink(target) => symlinkat(*target, directory, name)?,
+        New::Node(kind) => {
+            let (kind, device) = match kind {
+                FileKind::Regular => (FileType::RegularFile, 0),
+                FileKind::Fifo => (FileType::Fifo, 0),
+                FileKind::Socket => (FileType::Socket, 0),
+                FileKind::CharDevice(device) => {
+                    let number = rustix::fs::makedev(device.major, device.minor);
+                    if number == 0 {
+                        // It would be a whiteout.
+                        return Err(ErrorKind::NotPermitted.into());
+                    }
+                    (FileType::CharacterDevice, number)
+                }
+                FileKind::BlockDevice(device) => {
+                    (FileType::BlockDevice, rustix::fs::makedev(device.major, device.minor))
+                }
+                FileKind::Directory | FileKind::Symlink => return Err(ErrorKind::Invalid.into()),
+            };
+            mknodat(directory, name, kind, mode, device)?;
+        }
+    })
+}
+
+/// Gives a new inode the owner and the permissions that it has to have.
+fn finish(
+    new: &At,
+    caller: Caller,
+    what: &New<'_>,
+    perm: u16,
+    above: &Stat,
+    has_default_acl: bool,
+) -> Result<()> {
+    let shares_group = above.st_mode & SET_GROUP != 0;
+    let gid = if shares_group { above.st_gid } else { caller.gid };
+    let stat = new.stat()?;
+    let made = raw::perm(stat.st_mode);
+    let wanted = match what {
+        New::Symlink(_) => made,
+        _ if has_default_acl => made,
+        New::Directory if shares_group => perm & !caller.umask | 0o2000,
+        _ => perm & !caller.umask,
+    };
+    if (stat.st_uid, stat.st_gid) != (caller.uid, gid) {
+        new.chown(Some(caller.uid), Some(gid))?;
+    }
+    // A new owner takes set-uid and set-gid away.
+    if made != wanted || wanted & 0o6000 != 0 {
+        new.chmod(wanted)?;
+    }
+    Ok(())
+}
+
+/// Moves what was made in the work directory onto a name, whatever that is.
+fn place_over(w: &World, staged: &Staged<'_>, directory: &OwnedFd, name: &[u8]) -> Result<()> {
+    let is_directory = FileType::from_raw_mode(staged.at().stat()?.st_mode) == FileType::Directory;
+    if is_directory {
+        // What was there is discarded with the staged name.
+        exchange(w, staged, directory, name)
+    } else {
+        Ok(renameat_with(&w.upper.work, staged.name(), directory, name, RenameFlags::empty())?)
+    }
+}
+
+fn exchange(w: &World, staged: &Staged<'_>, directory: &OwnedFd, name: &[u8]) -> Result<()> {
+    Ok(renameat_with(&w.upper.work, staged.name(), directory, name, RenameFlags::EXCHANGE)?)
+}
+
+/// Runs a step that changes a directory of the upper, but not the view of it.
+pub(super) fn keeping_times<T>(directory: &Arc<OwnedFd>, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = look(&**directory, b".")?;
+    let done = step()?;
+    let time =
+        |secs, nanos: u64| Some(SetTime::At(Time { secs, nanos: u32::try_from(nanos).unwrap_or_default() }));
+    At::Named(directory.clone(), b".".into()).set_times(
+        time(before.st_atime, before.st_atime_nsec),
+        time(before.st_mtime, before.st_mtime_nsec),
+    )?;
+    Ok(done)
+}

@@ -1,0 +1,671 @@
+//! The merged tree: which names there are, which inode each leads to, and where that inode is.
+//!
+//! The upper directory is the truth; this is its image in memory, loaded directory by directory when it is looked at, and
+//! kept as long as the mount lives. What is only in the base needs no memory here: its inode number says where it is.
+//!
+//! An inode keeps its number when it is copied up. What was in the upper from the start gets a new one at each mount, unless
+//! it is a directory that is merged with one of the base.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use aysfs_flist::{Kind, Node};
+use aysfs_vfs::{Attr, Entry, Error, ErrorKind, FileKind, Ino, Name, Result, Time, TimeToLive, kernel::raw};
+use lru::LruCache;
+use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
+
+use super::World;
+use super::at::At;
+use super::marks::{Mark, look};
+use super::upper::names;
+use crate::base::{Base, damaged};
+
+/// How many directories of the upper are kept open.
+const OPEN_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// The first inode number of what is in the upper only: behind all that a base can have.
+const FIRST: u64 = 1 << 33;
+
+/// How long the kernel may believe the attributes of what is in the upper: where it writes to a mapped file by itself, it
+/// does not notice that the time of the last change moves.
+const UPPER_TTL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) parent: Ino,
+    pub(super) name: Name,
+}
+
+/// Where a directory is.
+#[derive(Clone, Debug)]
+pub(super) enum Where {
+    Root,
+    At(Place),
+    /// It has no name any more; open if it was in the upper.
+    Removed(Option<Arc<OwnedFd>>),
+}
+
+/// What a directory of the upper says about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Child {
+    Whiteout,
+    There(Ino, FileType),
+}
+
+/// A directory that is in the upper, or was removed.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) place: Where,
+    /// The directory of the base that shows through.
+    pub(super) lower: Option<Node>,
+    /// Whether it is in the upper.
+    pub(super) raised: bool,
+    /// `None`: not loaded yet.
+    children: Option<BTreeMap<Name, Child>>,
+    /// How many subdirectories more than `lower` it has.
+    more_subdirectories: i64,
+}
+
+/// Where the content of a regular file of the upper is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    Here,
+    /// In the base: only the attributes were copied up.
+    Below(Node),
+    /// It was in a base that this one has replaced.
+    Missing,
+}
+
+/// Anything but a directory that is in the upper, with or without names.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    pub(super) places: Vec<Place>,
+    pub(super) kind: FileType,
+    pub(super) data: Data,
+    /// The number of its inode in the upper's filesystem.
+    key: u64,
+    /// Set when its last name is gone.
+    pub(super) nameless: Option<Arc<OwnedFd>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Object {
+    Directory(Directory),
+    Leaf(Leaf),
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// In the base only.
+    Base(Node, FileType),
+    /// In the upper.
+    Upper(Ino, FileType),
+}
+
+impl Found {
+    pub(super) fn ino(self) -> Ino {
+        match self {
+            Self::Base(node, _) => Base::ino(node),
+            Self::Upper(ino, _) => ino,
+        }
+    }
+
+    pub(super) fn kind(self) -> FileType {
+        let (Self::Base(_, kind) | Self::Upper(_, kind)) = self;
+        kind
+    }
+
+    pub(super) fn is_directory(self) -> bool {
+        self.kind() == FileType::Directory
+    }
+}
+
+/// The merged tree.
+pub(super) struct Tree {
+    objects: HashMap<Ino, Object>,
+    /// By the inode number in the upper's filesystem: hard links meet here.
+    by_key: HashMap<u64, Ino>,
+    next: u64,
+    lookups: HashMap<Ino, u64>,
+    descriptors: LruCache<Ino, Arc<OwnedFd>>,
+    /// How many names of a file of the base are gone.
+    hidden: HashMap<Node, u32>,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        let root = Directory {
+            place: Where::Root,
+            lower: Some(Node::ROOT),
+            raised: true,
+            children: None,
+            more_subdirectories: 0,
+        };
+        Self {
+            objects: HashMap::from([(Ino::ROOT, Object::Directory(root))]),
+            by_key: HashMap::new(),
+            next: FIRST,
+            lookups: HashMap::new(),
+            descriptors: LruCache::new(OPEN_DIRECTORIES),
+            hidden: HashMap::new(),
+        }
+    }
+
+    // ---- Looking ----
+
+    pub(super) fn leaf(&self, ino: Ino) -> Option<&Leaf> {
+        match self.objects.get(&ino) {
+            Some(Object::Leaf(leaf)) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    pub(super) fn leaf_mut(&mut self, ino: Ino) -> Option<&mut Leaf> {
+        match self.objects.get_mut(&ino) {
+            Some(Object::Leaf(leaf)) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    pub(super) fn directory_mut(&mut self, ino: Ino) -> Result<&mut Directory> {
+        match self.objects.get_mut(&ino) {
+            Some(Object::Directory(directory)) => Ok(directory),
+            _ => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// The base directory below a directory, whether it is in the upper, and where it is.
+    pub(super) fn directory(&self, w: &World, ino: Ino) -> Result<(Option<Node>, bool, Where)> {
+        match self.objects.get(&ino) {
+            Some(Object::Directory(directory)) => {
+                Ok((directory.lower, directory.raised, directory.place.clone()))
+            }
+            Some(Object::Leaf(_)) => Err(ErrorKind::NotADirectory.into()),
+            None => {
+                let of = w.lower.find_directory(ino)?;
+                let path = w.base().index().path(of.number()).map_err(damaged)?;
+                let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+                let place = Place { parent: Base::ino(of.parent()), name: raw::name(name)? };
+                Ok((Some(of.number()), false, Where::At(place)))
+            }
+        }
+    }
+
+    /// What `name` in a directory leads to.
+    pub(super) fn find(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Option<Found>> {
+        self.load(w, parent)?;
+        match self.objects.get(&parent) {
+            Some(Object::Directory(directory)) => {
+                match directory.children.as_ref().and_then(|children| children.get(name)) {
+                    Some(Child::Whiteout) => return Ok(None),
+                    Some(Child::There(ino, kind)) => return Ok(Some(Found::Upper(*ino, *kind))),
+                    None => {}
+                }
+            }
+            Some(Object::Leaf(_)) => return Err(ErrorKind::NotADirectory.into()),
+            None => {}
+        }
+        let (lower, ..) = self.directory(w, parent)?;
+        Ok(self.below(w, lower, name)?.map(|(node, kind)| Found::Base(node, kind)))
+    }
+
+    /// What a directory of the base has under a name.
+    pub(super) fn below(
+        &self,
+        w: &World,
+        lower: Option<Node>,
+        name: &Name,
+    ) -> Result<Option<(Node, FileType)>> {
+        let Some(lower) = lower else { return Ok(None) };
+        let index = w.base().index();
+        let Some(node) = index.lookup(lower, name.as_bytes()).map_err(damaged)? else { return Ok(None) };
+        Ok(Some((node, file_type(index.node(node).map_err(damaged)?.kind()))))
+    }
+
+    /// Everything in a directory, sorted by name.
+    pub(super) fn list(&mut self, w: &World, ino: Ino) -> Result<Vec<(Name, Found)>> {
+        self.load(w, ino)?;
+        let (lower, ..) = self.directory(w, ino)?;
+        let none = BTreeMap::new();
+        let children = match self.objects.get(&ino) {
+            Some(Object::Directory(directory)) => directory.children.as_ref().unwrap_or(&none),
+            _ => &none,
+        };
+        let mut list = Vec::new();
+        for (name, child) in children {
+            if let Child::There(ino, kind) = child {
+                list.push((name.clone(), Found::Upper(*ino, *kind)));
+            }
+        }
+        if let Some(lower) = lower {
+            let index = w.base().index();
+            for child in index.children(lower).map_err(damaged)? {
+                let (name, node) = child.map_err(damaged)?;
+                let name = raw::name(name)?;
+                if !children.contains_key(&name) {
+                    let kind = file_type(index.node(node).map_err(damaged)?.kind());
+                    list.push((name, Found::Base(node, kind)));
+                }
+            }
+        }
+        list.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(list)
+    }
+
+    pub(super) fn is_empty(&mut self, w: &World, ino: Ino) -> Result<bool> {
+        Ok(self.list(w, ino)?.is_empty())
+    }
+
+    /// The directory above.
+    pub(super) fn parent(&self, w: &World, ino: Ino) -> Result<Ino> {
+        Ok(match self.directory(w, ino)?.2 {
+            Where::Root | Where::Removed(_) => Ino::ROOT,
+            Where::At(place) => place.parent,
+        })
+    }
+
+    /// What `stat` shows of an inode.
+    pub(super) fn attr(&mut self, w: &World, ino: Ino) -> Result<Entry> {
+        match self.objects.get(&ino) {
+            Some(Object::Leaf(leaf)) => {
+                let data = leaf.data;
+                let mut attr = attr_of(ino, &self.at(w, ino)?.stat()?)?;
+                if let Data::Below(node) = data {
+                    let below =
+                        w.base().attr(&w.base().index().node(node).map_err(damaged)?).map_err(damaged)?;
+                    (attr.size, attr.blocks) = (below.size, below.blocks);
+                }
+                Ok(entry(attr))
+            }
+            Some(Object::Directory(directory)) if !directory.raised => {
+                let mut known = w.lower.base_entry(ino)?;
+                known.attr.nlink = 0;
+                Ok(known)
+            }
+            Some(Object::Directory(_)) => {
+                self.load(w, ino)?;
+                let mut attr = attr_of(ino, &self.at(w, ino)?.stat()?)?;
+                let directory = self.directory_mut(ino)?;
+                let below = match directory.lower {
+                    Some(lower) => w.base().index().node(lower).map_err(damaged)?.nlink(),
+                    None => 2,
+                };
+                let removed = matches!(directory.place, Where::Removed(_));
+                let nlink = i64::from(below) + directory.more_subdirectories;
+                attr.nlink = if removed { 0 } else { u32::try_from(nlink).unwrap_or(1) };
+                attr.size = u64::from(Attr::BLOCK_SIZE);
+                Ok(entry(attr))
+            }
+            None => {
+                let mut known = w.lower.base_entry(ino)?;
+                if let Some(hidden) = w.base().node(ino).and_then(|node| self.hidden.get(&node)) {
+                    known.attr.nlink = known.attr.nlink.saturating_sub(*hidden);
+                }
+                Ok(known)
+            }
+        }
+    }
+
+    /// Where an inode of the upper is.
+    pub(super) fn at(&mut self, w: &World, ino: Ino) -> Result<At> {
+        let place = match self.objects.get(&ino) {
+            Some(Object::Leaf(Leaf { nameless: Some(fd), .. })) => return Ok(At::Nameless(fd.clone())),
+            Some(Object::Leaf(leaf)) => leaf.places.first().cloned().ok_or(ErrorKind::Stale)?,
+            Some(Object::Directory(directory)) => match &directory.place {
+                Where::Root => return Ok(At::Named(w.upper.root.clone(), b".".into())),
+                Where::At(place) => place.clone(),
+                Where::Removed(Some(fd)) => return Ok(At::Named(fd.clone(), b".".into())),
+                Where::Removed(None) => return Err(ErrorKind::Stale.into()),
+            },
+            None => return Err(ErrorKind::Stale.into()),
+        };
+        Ok(At::Named(self.descriptor(w, place.parent)?, place.name.as_bytes().into()))
+    }
+
+    /// A directory of the upper, open as a path.
+    pub(super) fn descriptor(&mut self, w: &World, ino: Ino) -> Result<Arc<OwnedFd>> {
+        let mut way = Vec::new();
+        let mut at = ino;
+        let mut fd = loop {
+            if let Some(fd) = self.descriptors.get(&at) {
+                break fd.clone();
+            }
+            match self.objects.get(&at) {
+                Some(Object::Directory(Directory { place: Where::Root, .. })) => break w.upper.root.clone(),
+                Some(Object::Directory(Directory { place: Where::Removed(Some(fd)), .. })) => {
+                    break fd.clone();
+                }
+                Some(Object::Directory(Directory { place: Where::At(place), .. })) => {
+                    way.push((at, place.name.clone()));
+                    at = place.parent;
+                }
+                _ => return Err(ErrorKind::Stale.into()),
+            }
+        };
+        for (ino, name) in way.into_iter().rev() {
+            fd = Arc::new(open_path(&fd, name.as_bytes())?);
+            self.descriptors.put(ino, fd.clone());
+        }
+        Ok(fd)
+    }
+
+    // ---- Loading ----
+
+    /// Reads a directory of the upper, once.
+    fn load(&mut self, w: &World, ino: Ino) -> Result<()> {
+        match self.objects.get(&ino) {
+            Some(Object::Directory(directory)) if directory.raised && directory.children.is_none() => {}
+            _ => return Ok(()),
+        }
+        let (lower, ..) = self.directory(w, ino)?;
+        let fd = self.descriptor(w, ino)?;
+        let mut loaded = Vec::new();
+        for (name, _) in names(&*fd)? {
+            let stat = look(&*fd, &name)?;
+            let checked = raw::name(&name)?;
+            let child = match w.upper.is_whiteout(&*fd, &name, &stat)? {
+                true => Child::Whiteout,
+                false => self.adopt(w, &fd, Place { parent: ino, name: checked.clone() }, lower, &stat)?,
+            };
+            loaded.push((checked, child));
+        }
+        self.directory_mut(ino)?.children = Some(BTreeMap::new());
+        for (name, child) in loaded {
+            self.set_child(w, ino, &name, Some(child))?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was found in the upper.
+    fn adopt(
+        &mut self,
+        w: &World,
+        fd: &Arc<OwnedFd>,
+        place: Place,
+        lower: Option<Node>,
+        stat: &Stat,
+    ) -> Result<Child> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let name = place.name.as_bytes();
+        if kind == FileType::Directory {
+            let opaque = w.upper.mark(fd, name, Mark::Opaque)?.is_some_and(|value| value == b"y");
+            let lower = if opaque { None } else { self.redirected(w, fd, lower, &place.name)? };
+            let lower = lower.filter(|(_, kind)| *kind == FileType::Directory).map(|(node, _)| node);
+            let ino = lower.map(Base::ino).filter(|ino| !self.objects.contains_key(ino));
+            // Two directories cannot both be the same one of the base; a damaged upper may say so.
+            let lower = ino.and(lower);
+            let ino = ino.unwrap_or_else(|| self.new_ino());
+            self.objects.insert(
+                ino,
+                Object::Directory(Directory {
+                    place: Where::At(place),
+                    lower,
+                    raised: true,
+                    children: None,
+                    more_subdirectories: 0,
+                }),
+            );
+            return Ok(Child::There(ino, kind));
+        }
+        let key = stat.st_ino;
+        if let Some(ino) = self.by_key.get(&key).copied()
+            && let Some(leaf) = self.leaf_mut(ino)
+        {
+            leaf.places.push(place);
+            return Ok(Child::There(ino, kind));
+        }
+        let mut data = Data::Here;
+        if kind == FileType::RegularFile && w.upper.mark(fd, name, Mark::Metacopy)?.is_some() {
+            data = match self.redirected(w, fd, lower, &place.name)? {
+                Some((node, FileType::RegularFile)) => Data::Below(node),
+                _ => Data::Missing,
+            };
+        }
+        let ino = self.new_ino();
+        self.by_key.insert(key, ino);
+        self.objects.insert(ino, Object::Leaf(Leaf { places: vec![place], kind, data, key, nameless: None }));
+        Ok(Child::There(ino, kind))
+    }
+
+    /// What of the base belongs to a name of the upper.
+    fn redirected(
+        &self,
+        w: &World,
+        fd: &Arc<OwnedFd>,
+        lower: Option<Node>,
+        name: &Name,
+    ) -> Result<Option<(Node, FileType)>> {
+        match w.upper.mark(fd, name.as_bytes(), Mark::Redirect)? {
+            None => self.below(w, lower, name),
+            Some(path) if path.starts_with(b"/") => {
+                let mut found = Some((Node::ROOT, FileType::Directory));
+                for component in path.split(|byte| *byte == b'/').filter(|component| !component.is_empty()) {
+                    let Some((node, FileType::Directory)) = found else { return Ok(None) };
+                    found = self.below(w, Some(node), &raw::name(component)?)?;
+                }
+                Ok(found)
+            }
+            Some(other) => self.below(w, lower, &raw::name(&other)?),
+        }
+    }
+
+    fn new_ino(&mut self) -> Ino {
+        self.next += 1;
+        Ino(self.next)
+    }
+
+    // ---- Changing the image ----
+
+    /// Notes what a directory of the upper says about a name from now on; `None`: nothing.
+    pub(super) fn set_child(&mut self, w: &World, ino: Ino, name: &Name, child: Option<Child>) -> Result<()> {
+        let (lower, ..) = self.directory(w, ino)?;
+        let below = self.below(w, lower, name)?.is_some_and(|(_, kind)| kind == FileType::Directory);
+        let directory = self.directory_mut(ino)?;
+        let Some(children) = &mut directory.children else { return Ok(()) };
+        let before = match child {
+            Some(child) => children.insert(name.clone(), child),
+            None => children.remove(name),
+        };
+        let is_directory = |child: Option<Child>| match child {
+            None => below,
+            Some(Child::Whiteout) => false,
+            Some(Child::There(_, kind)) => kind == FileType::Directory,
+        };
+        directory.more_subdirectories += i64::from(is_directory(child)) - i64::from(is_directory(before));
+        Ok(())
+    }
+
+    /// Whether a whiteout is in the upper under a name.
+    pub(super) fn has_whiteout(&self, ino: Ino, name: &Name) -> bool {
+        match self.objects.get(&ino) {
+            Some(Object::Directory(directory)) => {
+                directory.children.as_ref().and_then(|children| children.get(name)) == Some(&Child::Whiteout)
+            }
+            _ => false,
+        }
+    }
+
+    /// The whiteouts in a directory.
+    pub(super) fn whiteouts(&mut self, w: &World, ino: Ino) -> Result<Vec<Name>> {
+        self.load(w, ino)?;
+        let directory = self.directory_mut(ino)?;
+        let children = directory.children.iter().flatten();
+        Ok(children.filter(|(_, child)| **child == Child::Whiteout).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// A new directory of the upper; `ino` if it is one of the base that was copied up.
+    pub(super) fn add_directory(
+        &mut self,
+        w: &World,
+        place: Place,
+        copied: Option<(Ino, Node)>,
+    ) -> Result<Ino> {
+        let ino = copied.map_or_else(|| self.new_ino(), |(ino, _)| ino);
+        self.objects.insert(
+            ino,
+            Object::Directory(Directory {
+                place: Where::At(place.clone()),
+                lower: copied.map(|(_, node)| node),
+                raised: true,
+                children: Some(BTreeMap::new()),
+                more_subdirectories: 0,
+            }),
+        );
+        self.set_child(w, place.parent, &place.name, Some(Child::There(ino, FileType::Directory)))?;
+        Ok(ino)
+    }
+
+    /// A new inode of the upper that is no directory, under the names it has there; `ino` if it was copied up.
+    pub(super) fn add_leaf(
+        &mut self,
+        w: &World,
+        places: Vec<Place>,
+        copied: Option<Ino>,
+        stat: &Stat,
+        data: Data,
+        nameless: Option<Arc<OwnedFd>>,
+    ) -> Result<Ino> {
+        let ino = copied.unwrap_or_else(|| self.new_ino());
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        for place in &places {
+            self.set_child(w, place.parent, &place.name, Some(Child::There(ino, kind)))?;
+        }
+        self.by_key.insert(stat.st_ino, ino);
+        self.objects.insert(ino, Object::Leaf(Leaf { places, kind, data, key: stat.st_ino, nameless }));
+        Ok(ino)
+    }
+
+    /// A leaf lost a name; `fd` is given if it was its last.
+    pub(super) fn lose_name(&mut self, ino: Ino, place: &Place, fd: Option<Arc<OwnedFd>>) {
+        let Some(leaf) = self.leaf_mut(ino) else { return };
+        leaf.places.retain(|known| known != place);
+        if leaf.places.is_empty() {
+            leaf.nameless = fd;
+            let key = leaf.key;
+            // The filesystem may use the number again.
+            self.by_key.remove(&key);
+        }
+    }
+
+    /// A directory lost its name.
+    pub(super) fn lose_directory(&mut self, w: &World, ino: Ino, fd: Option<Arc<OwnedFd>>) -> Result<()> {
+        self.descriptors.pop(&ino);
+        match self.objects.get_mut(&ino) {
+            Some(Object::Directory(directory)) => directory.place = Where::Removed(fd),
+            _ => {
+                let (lower, ..) = self.directory(w, ino)?;
+                self.objects.insert(
+                    ino,
+                    Object::Directory(Directory {
+                        place: Where::Removed(None),
+                        lower,
+                        raised: false,
+                        children: None,
+                        more_subdirectories: 0,
+                    }),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of the base lost a name.
+    pub(super) fn hide(&mut self, node: Node) {
+        *self.hidden.entry(node).or_default() += 1;
+    }
+
+    // ---- What the kernel holds ----
+
+    pub(super) fn count_lookup(&mut self, ino: Ino) {
+        *self.lookups.entry(ino).or_default() += 1;
+    }
+
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
+        if let Some(lookups) = self.lookups.get_mut(&ino) {
+            *lookups = lookups.saturating_sub(count);
+            if *lookups == 0 {
+                self.lookups.remove(&ino);
+            }
+        }
+    }
+
+    /// Drops what has neither a name nor anybody who holds it.
+    pub(super) fn reap(&mut self, ino: Ino, is_open: bool) {
+        if is_open || self.lookups.contains_key(&ino) {
+            return;
+        }
+        let gone = match self.objects.get(&ino) {
+            Some(Object::Leaf(leaf)) => leaf.places.is_empty(),
+            // One of the base is remembered: its names must stay gone.
+            Some(Object::Directory(directory)) => {
+                matches!(directory.place, Where::Removed(_)) && directory.lower.is_none()
+            }
+            None => false,
+        };
+        if gone {
+            self.objects.remove(&ino);
+        }
+    }
+}
+
+/// Opens a directory as a path: for calls that take a name in it.
+fn open_path(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::empty())?)
+}
+
+fn entry(attr: Attr) -> Entry {
+    Entry { attr, ttl: TimeToLive { entry: Base::TTL, attr: UPPER_TTL } }
+}
+
+/// What a local file's attributes are in the words of the contract.
+fn attr_of(ino: Ino, stat: &Stat) -> Result<Attr> {
+    let overflow = |_| Error::from(ErrorKind::Overflow);
+    let nanos = |nanos: u64| u32::try_from(nanos).map_err(overflow);
+    let device =
+        aysfs_vfs::Device { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => FileKind::Regular,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice(device),
+        FileType::BlockDevice => FileKind::BlockDevice(device),
+        FileType::Unknown => return Err(ErrorKind::Io.into()),
+    };
+    Ok(Attr {
+        ino,
+        kind,
+        perm: raw::perm(stat.st_mode),
+        nlink: u32::try_from(stat.st_nlink).map_err(overflow)?,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).map_err(overflow)?,
+        blocks: u64::try_from(stat.st_blocks).map_err(overflow)?,
+        atime: Time { secs: stat.st_atime, nanos: nanos(stat.st_atime_nsec)? },
+        mtime: Time { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec)? },
+        ctime: Time { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec)? },
+    })
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    FileType::from_raw_mode(raw::type_bits(crate::base::file_kind(kind)))
+}
+
+/// A kind for a listing, where device numbers do not matter.
+pub(super) fn listed_kind(kind: FileType) -> FileKind {
+    match kind {
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice(aysfs_vfs::Device::default()),
+        FileType::BlockDevice => FileKind::BlockDevice(aysfs_vfs::Device::default()),
+        FileType::RegularFile | FileType::Unknown => FileKind::Regular,
+    }
+}

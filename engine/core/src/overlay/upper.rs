@@ -1,0 +1,278 @@
+//! The upper directory on the local disk, and the work directory beside it.
+//!
+//! Both belong to one process at a time, for as long as it holds the lock. Nothing in the upper directory appears half
+//! made: what takes more than one step is made in the work directory and renamed. What a crash leaves in the work directory is
+//! removed at the next start.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aysfs_vfs::{Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::marks::Form;
+
+/// Why a directory cannot hold local changes.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum UpperError {
+    #[error(
+        "the local changes in {} are in use by process {owner}: unmount it first, or name another backend",
+        .path.display()
+    )]
+    Locked { path: PathBuf, owner: String },
+    #[error(
+        "{} belongs to user {owner}, not to the user who runs aysfs: choose another path for the backend",
+        .path.display()
+    )]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error("cannot keep local changes in {}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot keep local changes in {}: its filesystem has no extended attributes {names}*; choose another path for the backend",
+        .path.display()
+    )]
+    NoXattrs { path: PathBuf, names: &'static str },
+}
+
+/// A directory of local changes, in the format of the kernel's overlayfs.
+#[derive(Debug)]
+pub struct Upper {
+    pub(super) root: Arc<OwnedFd>,
+    pub(super) work: Arc<OwnedFd>,
+    pub(super) form: Form,
+    next_temporary: AtomicU64,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Upper {
+    /// Opens the local changes of one mount in the directory of its backend, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`UpperError`]; nothing is changed then.
+    pub fn open(backend: &Path, mount: &Path) -> Result<Self, UpperError> {
+        let name = file_name(mount);
+        let (upper, work) = (backend.join("upper").join(&name), backend.join("work").join(&name));
+        let trouble = |path: &Path, source: io::Error| UpperError::Io { path: path.into(), source };
+        for directory in [&upper, &work] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|error| trouble(directory, error))?;
+        }
+        let lock = lock(&backend.join("upper").join(format!("{name}.lock")), &upper)?;
+        let root = open_directory(&upper).map_err(|error| trouble(&upper, error))?;
+        let work_fd = open_directory(&work).map_err(|error| trouble(&work, error))?;
+        let stat = fstat(&root).map_err(|error| trouble(&upper, error.into()))?;
+        if backend_owner(backend).map_err(|error| trouble(backend, error))?
+            != rustix::process::geteuid().as_raw()
+        {
+            return Err(UpperError::Foreign { path: backend.into(), owner: stat.st_uid });
+        }
+        let this = Self {
+            root: Arc::new(root),
+            work: Arc::new(work_fd),
+            form: Form::of_this_process(),
+            next_temporary: AtomicU64::new(0),
+            path: upper,
+            _lock: lock,
+        };
+        this.sweep().map_err(|error| trouble(&work, error.into_io()))?;
+        this.probe()?;
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A name in the work directory that nothing has.
+    pub(super) fn temporary(&self) -> Vec<u8> {
+        format!("#{:x}", self.next_temporary.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Removes a name of the work directory, with everything below it.
+    pub(super) fn discard(&self, temporary: &[u8]) {
+        if let Err(error) = remove_all(&self.work, temporary) {
+            tracing::warn!("cannot remove {} from the work directory: {error}", temporary.escape_ascii());
+        }
+    }
+
+    /// Removes what a crash has left in the work directory.
+    fn sweep(&self) -> Result<()> {
+        for (name, _) in names(&self.work)? {
+            remove_all(&self.work, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Finds out now, not at the first change, whether marks can be written.
+    fn probe(&self) -> Result<(), UpperError> {
+        let trouble = |source| UpperError::Io { path: self.path.clone(), source };
+        let temporary = self.temporary();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| trouble(error.into()))?;
+        let set = self.set_mark(&self.work, &temporary, super::marks::Mark::Redirect, b"/");
+        self.discard(&temporary);
+        match set {
+            Err(error) if error.kind() == ErrorKind::NotSupported => {
+                Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() })
+            }
+            Err(error) => Err(trouble(error.into_io())),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// The names of an open directory, without `.` and `..`, and their types.
+pub(super) fn names(directory: impl AsFd) -> Result<Vec<(Vec<u8>, FileType)>> {
+    let mut names = Vec::new();
+    let listing =
+        openat(directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::new(listing)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push((name.to_vec(), entry.file_type()));
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a name with everything below it; one that is not there is no error.
+fn remove_all(directory: &impl AsFd, name: &[u8]) -> Result<()> {
+    match unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(directory, name, flags, Mode::empty())?;
+    for (name, _) in names(&inner)? {
+        remove_all(&inner, &name)?;
+    }
+    Ok(unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
+}
+
+fn backend_owner(backend: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata(backend)?.uid())
+}
+
+/// Takes the lock, and leaves our pid in it for those who find it taken.
+fn lock(path: &Path, upper: &Path) -> Result<File, UpperError> {
+    let trouble = |source| UpperError::Io { path: path.into(), source };
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(trouble)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            file.read_to_string(&mut owner).map_err(trouble)?;
+            let owner = owner.trim();
+            let owner = if owner.is_empty() { "unknown" } else { owner }.to_owned();
+            return Err(UpperError::Locked { path: upper.into(), owner });
+        }
+        Err(TryLockError::Error(error)) => return Err(trouble(error)),
+    }
+    file.set_len(0).map_err(trouble)?;
+    writeln!(file, "{}", std::process::id()).map_err(trouble)?;
+    Ok(file)
+}
+
+/// A mount point as one file name: slashes, and what is an escape, are percent-encoded; a name too long is cut, and made
+/// its own by a digest.
+fn file_name(mount: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    /// Leaves room for the digest and for `.lock`.
+    const LONGEST: usize = 160;
+    let bytes = mount.as_os_str().as_bytes();
+    let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
+    let mut name = String::new();
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
+            b'.' if !name.is_empty() => name.push('.'),
+            _ => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    if name.is_empty() {
+        return "%2f".into();
+    }
+    if name.len() > LONGEST {
+        name.truncate(LONGEST);
+        name.push('%');
+        name.push_str(&hex::encode(&Sha256::digest(bytes)[..8]));
+    }
+    name
+}
+
+/// The error of the local filesystem behind one of the contract.
+trait IntoIo {
+    fn into_io(self) -> io::Error;
+}
+
+impl IntoIo for Error {
+    fn into_io(self) -> io::Error {
+        io::Error::from(self.errno())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_become_names_of_their_own() {
+        let name = |path: &str| file_name(Path::new(path));
+        assert_eq!(name("/opt/app"), "opt%2fapp");
+        assert_eq!(name("/"), "%2f");
+        assert_eq!(name("/.x"), "%2ex");
+        assert_eq!(name("/a%2fb"), "a%252fb");
+        let (long, other) = (format!("/{}x", "a/".repeat(300)), format!("/{}y", "a/".repeat(300)));
+        assert!(name(&long).len() < 200 && name(&long) != name(&other));
+    }
+
+    #[test]
+    fn a_second_owner_is_told_who_the_first_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = Upper::open(dir.path(), Path::new("/mnt")).expect("opened");
+        let error = Upper::open(dir.path(), Path::new("/mnt")).expect_err("locked");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        Upper::open(dir.path(), Path::new("/other")).expect("another mount");
+        drop(first);
+        Upper::open(dir.path(), Path::new("/mnt")).expect("free again");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(Upper::open(dir.path(), Path::new("/m")).expect("opened"));
+        let work = dir.path().join("work/m");
+        fs::create_dir_all(work.join("#1/deep")).expect("made");
+        fs::write(work.join("#1/deep/file"), "x").expect("made");
+        Upper::open(dir.path(), Path::new("/m")).expect("opened");
+        assert_eq!(fs::read_dir(work).expect("a directory").count(), 0);
+    }
+}

@@ -1,0 +1,545 @@
+//! The calls of the contract.
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aysfs_vfs::{
+    Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
+    FileRange, Ino, KernelCache, Lookup, Name, OpenFlags, Opened, RenameMode, Result, SeekWhence, SetAttr,
+    SetTime, SetXattrMode, StatFs, Vfs,
+};
+use bytes::Bytes;
+use rustix::fs::{
+    FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags, fallocate, fstatvfs, fsync, llistxattr,
+    lremovexattr, lsetxattr, openat, readlinkat, seek,
+};
+use rustix::io::Errno;
+
+use super::at::At;
+use super::change::New;
+use super::marks;
+use super::open::Listing;
+use super::raise::{Need, open_upper};
+use super::tree::{Data, Found, listed_kind};
+use super::{Inner, Overlay};
+use crate::base::Base;
+
+/// What one `copy_file_range` copies at most where the bytes have to go through memory.
+const COPY_CHUNK: u64 = 4 << 20;
+
+impl Inner {
+    fn found(&self, found: Found) -> Result<Entry> {
+        let mut tree = self.tree();
+        let entry = tree.attr(&self.w, found.ino())?;
+        tree.count_lookup(found.ino());
+        Ok(entry)
+    }
+
+    fn reap(&self, ino: Ino) {
+        self.tree().reap(ino, self.open.is_open(ino));
+    }
+
+    fn release(&self, ino: Ino) {
+        if self.open.release(ino) {
+            self.reap(ino);
+        }
+    }
+
+    /// The node whose content a file of the base, or a copy of its attributes, has.
+    fn below(&self, ino: Ino) -> Result<Ino> {
+        match self.tree().leaf(ino).map(|leaf| leaf.data) {
+            None => Ok(ino),
+            Some(Data::Below(node)) => Ok(Base::ino(node)),
+            Some(Data::Missing) => Err(Error::new(
+                ErrorKind::Io,
+                "its content was in a base that was replaced, and only its attributes are kept",
+            )),
+            Some(Data::Here) => Err(ErrorKind::BadHandle.into()),
+        }
+    }
+
+    fn opened(&self, ino: Ino) -> Result<Opened> {
+        let place = || self.tree().at(&self.w, ino).and_then(|at| open_upper(&at));
+        let (_, backing) = self.open.open_upper(ino, place)?;
+        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
+    }
+
+    fn is_in_upper(&self, ino: Ino) -> Result<bool> {
+        match self.tree().leaf(ino) {
+            Some(leaf) if leaf.kind == FileType::RegularFile => Ok(leaf.data == Data::Here),
+            Some(leaf) if leaf.kind == FileType::Directory => Err(ErrorKind::IsADirectory.into()),
+            Some(_) => Err(ErrorKind::Invalid.into()),
+            None => self.w.lower.find_file(ino).map(|_| false),
+        }
+    }
+
+    fn upper_file(&self, ino: Ino) -> Result<Arc<std::fs::File>> {
+        self.open.file(ino).ok_or_else(|| ErrorKind::BadHandle.into())
+    }
+
+    fn list(&self, ino: Ino, fh: Fh, cookie: u64) -> Result<Listing> {
+        // A listing that starts again shows what is there now.
+        if cookie > 0
+            && let Some(listing) = self.open.listing(fh)
+        {
+            return Ok(listing);
+        }
+        let listing = Arc::new(self.tree().list(&self.w, ino)?);
+        self.open.keep_listing(fh, &listing);
+        Ok(listing)
+    }
+
+    /// Makes the attributes of an inode changeable, and says where it is.
+    async fn changeable(self: &Arc<Self>, ino: Ino, need: Need) -> Result<At> {
+        let is_directory = match self.tree().directory(&self.w, ino) {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::NotADirectory => false,
+            Err(error) => return Err(error),
+        };
+        if is_directory {
+            let mut tree = self.tree();
+            if let Ok(at) = tree.at(&self.w, ino) {
+                return Ok(at);
+            }
+            tree.raised(&self.w, ino)?;
+            return tree.at(&self.w, ino);
+        }
+        self.raise(ino, need).await?;
+        self.tree().at(&self.w, ino)
+    }
+
+    /// Copies up what a name leads to, if it is a file of the base.
+    async fn raise_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
+        let found = self.tree().find(&self.w, parent, name)?;
+        match found {
+            Some(Found::Base(node, kind)) if kind != FileType::Directory => {
+                self.raise(Base::ino(node), Need::Attributes).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn make(&self, caller: Caller, parent: Ino, name: &Name, new: &New<'_>, perm: u16) -> Result<Entry> {
+        let mut tree = self.tree();
+        let ino = tree.make(&self.w, caller, parent, name, new, perm)?;
+        let entry = tree.attr(&self.w, ino)?;
+        tree.count_lookup(ino);
+        Ok(entry)
+    }
+}
+
+#[async_trait]
+impl Vfs for Overlay {
+    fn caps(&self) -> Caps {
+        Caps { stateless: false, posix_acl: true, backing_files: true }
+    }
+
+    async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
+        let found = self.0.tree().find(&self.0.w, parent, name)?;
+        match found {
+            Some(found) => Ok(Lookup::Found(self.0.found(found)?)),
+            None => Ok(Lookup::Absent(Base::TTL)),
+        }
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        let is_open = self.0.open.is_open(ino);
+        let mut tree = self.0.tree();
+        tree.forget(ino, count);
+        tree.reap(ino, is_open);
+    }
+
+    async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {
+        self.0.tree().attr(&self.0.w, ino)
+    }
+
+    async fn setattr(&self, ino: Ino, _fh: Option<Fh>, changes: SetAttr) -> Result<Entry> {
+        let need = match changes.size {
+            Some(0) => Need::NoContent,
+            Some(_) => Need::Content,
+            None => Need::Attributes,
+        };
+        let at = self.0.changeable(ino, need).await?;
+        let before = at.stat()?;
+        if let Some(size) = changes.size {
+            let file = match self.0.open.file(ino) {
+                Some(file) => file,
+                None => Arc::new(at.open(OFlags::WRONLY)?),
+            };
+            file.set_len(size)?;
+            if u64::try_from(before.st_size) == Ok(size) {
+                // The local filesystem sees no change.
+                at.set_times(None, Some(SetTime::Now))?;
+            }
+        }
+        let is_symlink = FileType::from_raw_mode(before.st_mode) == FileType::Symlink;
+        if changes.uid.is_some() || changes.gid.is_some() {
+            at.chown(changes.uid, changes.gid)?;
+        }
+        let kept = aysfs_vfs::kernel::raw::perm(before.st_mode);
+        // A new owner takes set-uid away; that is for the caller to ask.
+        let perm =
+            changes.perm.or((kept & 0o6000 != 0 && changes.uid.or(changes.gid).is_some()).then_some(kept));
+        if let Some(perm) = perm
+            && !is_symlink
+        {
+            at.chmod(perm)?;
+        }
+        if changes.atime.is_some() || changes.mtime.is_some() {
+            at.set_times(changes.atime, changes.mtime)?;
+        }
+        self.0.tree().attr(&self.0.w, ino)
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        let at = match self.0.tree().leaf(ino).map(|leaf| leaf.kind) {
+            None => None,
+            Some(FileType::Symlink) => Some(()),
+            Some(_) => return Err(ErrorKind::Invalid.into()),
+        };
+        match at {
+            None => self.0.w.lower.readlink(ino).await,
+            Some(()) => {
+                let target = match self.0.tree().at(&self.0.w, ino)? {
+                    At::Named(directory, name) => readlinkat(&directory, &*name, Vec::new())?,
+                    At::Nameless(fd) => readlinkat(&fd, "", Vec::new())?,
+                };
+                Ok(target.into_bytes().into())
+            }
+        }
+    }
+
+    async fn mknod(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        kind: FileKind,
+        perm: u16,
+    ) -> Result<Entry> {
+        self.0.make(caller, parent, name, &New::Node(kind), perm)
+    }
+
+    async fn mkdir(&self, caller: Caller, parent: Ino, name: &Name, perm: u16) -> Result<Entry> {
+        self.0.make(caller, parent, name, &New::Directory, perm)
+    }
+
+    async fn symlink(&self, caller: Caller, parent: Ino, name: &Name, target: &[u8]) -> Result<Entry> {
+        self.0.make(caller, parent, name, &New::Symlink(target), 0o777)
+    }
+
+    async fn link(&self, ino: Ino, parent: Ino, name: &Name) -> Result<Entry> {
+        if self.0.tree().directory(&self.0.w, ino).is_ok() {
+            return Err(ErrorKind::NotPermitted.into());
+        }
+        self.0.raise(ino, Need::Attributes).await?;
+        let mut tree = self.0.tree();
+        tree.link(&self.0.w, ino, parent, name)?;
+        let entry = tree.attr(&self.0.w, ino)?;
+        tree.count_lookup(ino);
+        Ok(entry)
+    }
+
+    async fn unlink(&self, parent: Ino, name: &Name) -> Result<()> {
+        let gone = self.0.tree().unlink(&self.0.w, parent, name)?;
+        self.0.reap(gone);
+        Ok(())
+    }
+
+    async fn rmdir(&self, parent: Ino, name: &Name) -> Result<()> {
+        let gone = self.0.tree().rmdir(&self.0.w, parent, name)?;
+        self.0.reap(gone);
+        Ok(())
+    }
+
+    async fn rename(&self, from: Ino, name: &Name, to: Ino, new_name: &Name, mode: RenameMode) -> Result<()> {
+        self.0.raise_name(from, name).await?;
+        if mode == RenameMode::Exchange {
+            self.0.raise_name(to, new_name).await?;
+        }
+        let replaced = self.0.tree().rename(&self.0.w, (from, name), (to, new_name), mode)?;
+        if let Some(gone) = replaced {
+            self.0.reap(gone);
+        }
+        Ok(())
+    }
+
+    async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        if self.0.tree().directory(&self.0.w, ino).is_ok() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        let in_upper = self.0.is_in_upper(ino)?;
+        if flags.write || flags.truncate {
+            self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
+            let opened = self.0.opened(ino)?;
+            if flags.truncate {
+                let truncated = self.0.upper_file(ino).and_then(|file| Ok(file.set_len(0)?));
+                let touched = truncated
+                    .and_then(|()| self.0.tree().at(&self.0.w, ino)?.set_times(None, Some(SetTime::Now)));
+                touched.inspect_err(|_| self.0.release(ino))?;
+            }
+            return Ok(opened);
+        }
+        if in_upper {
+            return self.0.opened(ino);
+        }
+        self.0.open.open_base(ino, || None);
+        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing: None })
+    }
+
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        perm: u16,
+        flags: OpenFlags,
+    ) -> Result<Created> {
+        let known = self.0.tree().find(&self.0.w, parent, name)?;
+        let (found, flags) = match known {
+            Some(_) if flags.exclusive => return Err(ErrorKind::Exists.into()),
+            Some(found) if found.is_directory() => return Err(ErrorKind::IsADirectory.into()),
+            Some(found) => (found, flags),
+            None => {
+                let new = New::Node(FileKind::Regular);
+                let ino = self.0.tree().make(&self.0.w, caller, parent, name, &new, perm)?;
+                // There is nothing to truncate, and the times are those of the making.
+                (Found::Upper(ino, FileType::RegularFile), OpenFlags { truncate: false, ..flags })
+            }
+        };
+        let opened = self.open(found.ino(), flags).await?;
+        let entry = self.0.found(found).inspect_err(|_| self.0.release(found.ino()))?;
+        Ok(Created { entry, opened })
+    }
+
+    async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
+        if let Some(file) = self.0.open.file(ino) {
+            let mut bytes = vec![0; size as usize];
+            let mut filled = 0;
+            while filled < bytes.len() {
+                match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            bytes.truncate(filled);
+            return Ok(bytes.into());
+        }
+        let below = self.0.below(ino)?;
+        self.0.w.lower.read(below, Fh::NONE, offset, size).await
+    }
+
+    async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
+        self.0.upper_file(ino)?.write_all_at(&data, offset)?;
+        u32::try_from(data.len()).map_err(|_| ErrorKind::Invalid.into())
+    }
+
+    /// Whatever was written is in the local filesystem already: a close needs no message.
+    async fn flush(&self, _ino: Ino, _fh: Fh) -> Result<()> {
+        Err(ErrorKind::Never.into())
+    }
+
+    async fn fsync(&self, ino: Ino, _fh: Fh, data_only: bool) -> Result<()> {
+        let Some(file) = self.0.open.file(ino) else { return Ok(()) };
+        blocking(move || Ok(if data_only { file.sync_data()? } else { file.sync_all()? })).await
+    }
+
+    async fn release(&self, ino: Ino, _fh: Fh) -> Result<()> {
+        self.0.release(ino);
+        Ok(())
+    }
+
+    async fn opendir(&self, ino: Ino) -> Result<Opened> {
+        self.0.tree().directory(&self.0.w, ino)?;
+        Ok(Opened { fh: self.0.open.open_directory(), cache: KernelCache::Direct, backing: None })
+    }
+
+    /// Cookies are positions in the listing as it was when it began: 1 and 2 lie behind `.` and `..`.
+    async fn readdir(&self, ino: Ino, fh: Fh, cookie: u64, sink: &mut dyn DirSink) -> Result<()> {
+        let parent = self.0.tree().parent(&self.0.w, ino)?;
+        for (dots, name, of) in [(1, &b"."[..], ino), (2, b"..", parent)] {
+            if cookie < dots {
+                let entry = DirEntry { ino: of, kind: FileKind::Directory, name, next: dots };
+                if sink.add(&entry, None).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        let listing = self.0.list(ino, fh, cookie)?;
+        let first = usize::try_from(cookie.saturating_sub(2)).map_err(|_| ErrorKind::Invalid)?;
+        for (position, (name, found)) in listing.iter().enumerate().skip(first) {
+            let entry = match sink.wants_attributes() {
+                true => {
+                    let entry = self.0.tree().attr(&self.0.w, found.ino());
+                    match entry {
+                        Ok(entry) => Some(entry),
+                        // It is gone since the listing began.
+                        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => {
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                false => None,
+            };
+            let listed = DirEntry {
+                ino: found.ino(),
+                kind: listed_kind(found.kind()),
+                name: name.as_bytes(),
+                next: position as u64 + 3,
+            };
+            match sink.add(&listed, entry.as_ref()) {
+                ControlFlow::Break(()) => return Ok(()),
+                ControlFlow::Continue(()) if entry.is_some() => self.0.tree().count_lookup(found.ino()),
+                ControlFlow::Continue(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn fsyncdir(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Result<()> {
+        let directory = {
+            let mut tree = self.0.tree();
+            match tree.directory(&self.0.w, ino)? {
+                (_, true, _) => tree.descriptor(&self.0.w, ino)?,
+                (_, false, _) => return Ok(()),
+            }
+        };
+        blocking(move || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(fsync(openat(&directory, ".", flags, rustix::fs::Mode::empty())?)?)
+        })
+        .await
+    }
+
+    async fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
+        self.0.open.release_directory(fh);
+        self.0.reap(ino);
+        Ok(())
+    }
+
+    async fn statfs(&self, _ino: Ino) -> Result<StatFs> {
+        let space = fstatvfs(self.0.w.upper.root.as_fd())?;
+        Ok(StatFs {
+            block_size: u32::try_from(space.f_frsize).unwrap_or(Attr::BLOCK_SIZE),
+            blocks: space.f_blocks,
+            blocks_free: space.f_bfree,
+            blocks_available: space.f_bavail,
+            files: space.f_files,
+            files_free: space.f_ffree,
+            name_max: 255,
+        })
+    }
+
+    async fn fallocate(&self, ino: Ino, _fh: Fh, offset: u64, len: u64, mode: FallocateMode) -> Result<()> {
+        let keep = |keep_size| if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
+        let flags = match mode {
+            FallocateMode::Allocate { keep_size } => keep(keep_size),
+            FallocateMode::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            FallocateMode::ZeroRange { keep_size } => FallocateFlags::ZERO_RANGE | keep(keep_size),
+            FallocateMode::CollapseRange => FallocateFlags::COLLAPSE_RANGE,
+            FallocateMode::InsertRange => FallocateFlags::INSERT_RANGE,
+        };
+        Ok(fallocate(&*self.0.upper_file(ino)?, flags, offset, len)?)
+    }
+
+    async fn lseek(&self, ino: Ino, fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
+        let Some(file) = self.0.open.file(ino) else {
+            let below = self.0.below(ino)?;
+            return self.0.w.lower.lseek(below, fh, offset, whence).await;
+        };
+        let offset = i64::try_from(offset).map_err(|_| ErrorKind::NothingThere)?;
+        let to = match whence {
+            SeekWhence::Data => SeekFrom::Data(offset.unsigned_abs()),
+            SeekWhence::Hole => SeekFrom::Hole(offset.unsigned_abs()),
+        };
+        // The position of the descriptor is nobody's: reads and writes name theirs.
+        Ok(seek(&*file, to)?)
+    }
+
+    async fn copy_file_range(&self, from: FileRange, to: FileRange, len: u64) -> Result<u64> {
+        let target = self.0.upper_file(to.ino)?;
+        let Some(source) = self.0.open.file(from.ino) else {
+            let chunk = u32::try_from(len.min(COPY_CHUNK)).expect("less than COPY_CHUNK");
+            let bytes = self.read(from.ino, from.fh, from.offset, chunk).await?;
+            target.write_all_at(&bytes, to.offset)?;
+            return Ok(bytes.len() as u64);
+        };
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        blocking(move || {
+            let (mut read_at, mut write_at) = (from.offset, to.offset);
+            let copied = rustix::fs::copy_file_range(
+                &*source,
+                Some(&mut read_at),
+                &*target,
+                Some(&mut write_at),
+                len,
+            )?;
+            Ok(copied as u64)
+        })
+        .await
+    }
+
+    async fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: SetXattrMode) -> Result<()> {
+        let at = self.0.changeable(ino, Need::Attributes).await?;
+        let flags = match mode {
+            SetXattrMode::Set => XattrFlags::empty(),
+            SetXattrMode::Create => XattrFlags::CREATE,
+            SetXattrMode::Replace => XattrFlags::REPLACE,
+        };
+        Ok(lsetxattr(at.path()?, &*self.0.w.upper.form.kept_name(name), value, flags)?)
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        let at = self.0.tree().at(&self.0.w, ino);
+        match at {
+            Ok(at) => {
+                let kept = self.0.w.upper.form.kept_name(name);
+                let value = marks::get(&at.path()?, &kept)?;
+                value.map(Bytes::from).ok_or_else(|| ErrorKind::NoData.into())
+            }
+            Err(_) => self.0.w.lower.getxattr(ino, name).await,
+        }
+    }
+
+    async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
+        let at = self.0.tree().at(&self.0.w, ino);
+        let Ok(at) = at else { return self.0.w.lower.listxattr(ino).await };
+        let path = at.path()?;
+        let mut kept = vec![0; 4096];
+        loop {
+            match llistxattr(&path, &mut kept[..]) {
+                Ok(length) => {
+                    kept.truncate(length);
+                    break;
+                }
+                Err(Errno::RANGE) => kept = vec![0; kept.len() * 4],
+                Err(Errno::OPNOTSUPP) => return Ok(Bytes::new()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut shown = Vec::new();
+        for name in kept.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            if let Some(name) = self.0.w.upper.form.shown_name(name) {
+                shown.extend_from_slice(&name);
+                shown.push(0);
+            }
+        }
+        Ok(shown.into())
+    }
+
+    async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        let at = self.0.changeable(ino, Need::Attributes).await?;
+        Ok(lremovexattr(at.path()?, &*self.0.w.upper.form.kept_name(name))?)
+    }
+}
+
+/// Runs what would hold up others on a thread of its own.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
+}

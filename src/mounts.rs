@@ -125,7 +125,10 @@ async fn prepare_one(
             let fs: Arc<dyn Vfs> = match plan.mode {
                 Mode::ReadOnly => Arc::new(lower),
                 Mode::Overlay => match Upper::open(&plan.backend, &plan.point) {
-                    Ok(upper) => Arc::new(Overlay::new(lower, upper)),
+                    Ok(upper) => match Overlay::new(lower, upper) {
+                        Ok(overlay) => Arc::new(overlay),
+                        Err(error) => return Err(vec![error.into()]),
+                    },
                     Err(error) => return Err(vec![error.into()]),
                 },
             };

@@ -54,13 +54,24 @@ impl World {
 
 impl Overlay {
     /// Shows `upper` on top of `lower`.
-    pub fn new(lower: AysFs, upper: Upper) -> Self {
-        Self(Arc::new(Inner {
-            w: World { lower, upper },
+    ///
+    /// # Errors
+    /// If a new upper cannot be given the attributes of the base's root.
+    pub fn new(lower: AysFs, upper: Upper) -> Result<Self, UpperError> {
+        let mut w = World { lower, upper };
+        if w.upper.is_unfinished() {
+            w.dress_root().map_err(|error| UpperError::Io {
+                path: w.upper.path().into(),
+                source: std::io::Error::from(error.errno()),
+            })?;
+            w.upper.finish()?;
+        }
+        Ok(Self(Arc::new(Inner {
+            w,
             tree: Mutex::new(Tree::new()),
             turns: Turns::default(),
             open: OpenFiles::default(),
-        }))
+        })))
     }
 
     /// The tree below.

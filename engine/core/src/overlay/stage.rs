@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 
-use aysfs_flist::{Kind, NodeRef};
+use aysfs_flist::{Kind, Node, NodeRef};
 use aysfs_vfs::{ErrorKind, FileKind, Result, SetTime};
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags, lsetxattr, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
@@ -97,6 +97,12 @@ impl World {
         })?;
         self.dress(of, &staged.at())?;
         Ok(staged)
+    }
+
+    /// Gives the root of a new upper the attributes of the base's.
+    pub(super) fn dress_root(&self) -> Result<()> {
+        let of = self.base().index().node(Node::ROOT).map_err(damaged)?;
+        self.dress(&of, &At::Named(self.upper.root.clone(), b".".into()))
     }
 
     fn fill(&self, of: &NodeRef<'_>, content: &Content<'_>, name: &[u8], file: File) -> Result<()> {

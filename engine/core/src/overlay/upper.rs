@@ -49,6 +49,8 @@ pub struct Upper {
     pub(super) work: Arc<OwnedFd>,
     pub(super) form: Form,
     next_temporary: AtomicU64,
+    /// What it is called before it has its name.
+    unfinished: Option<PathBuf>,
     path: PathBuf,
     _lock: File,
 }
@@ -61,6 +63,9 @@ impl Upper {
     pub fn open(backend: &Path, mount: &Path) -> Result<Self, UpperError> {
         let name = file_name(mount);
         let (upper, work) = (backend.join("upper").join(&name), backend.join("work").join(&name));
+        // Until its root has the attributes of the base's, it has another name.
+        let unfinished = (!upper.exists()).then(|| backend.join("upper").join(format!("{name}.new")));
+        let upper = unfinished.clone().unwrap_or(upper);
         let trouble = |path: &Path, source: io::Error| UpperError::Io { path: path.into(), source };
         for directory in [&upper, &work] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -80,7 +85,8 @@ impl Upper {
             work: Arc::new(work_fd),
             form: Form::of_this_process(),
             next_temporary: AtomicU64::new(0),
-            path: upper,
+            unfinished,
+            path: backend.join("upper").join(&name),
             _lock: lock,
         };
         this.sweep().map_err(|error| trouble(&work, error.into_io()))?;
@@ -91,6 +97,20 @@ impl Upper {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is new, and its root as it was made.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Gives a new one its name.
+    pub(super) fn finish(&mut self) -> Result<(), UpperError> {
+        if let Some(unfinished) = self.unfinished.take() {
+            let renamed = fs::rename(unfinished, &self.path);
+            renamed.map_err(|source| UpperError::Io { path: self.path.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// A name in the work directory that nothing has.

@@ -2,6 +2,8 @@
 //!
 //! All handles of a file share one descriptor, since they read and write at offsets that the kernel names. It is switched
 //! when the file is copied up: handles that were there before see what is written afterwards.
+//!
+//! Lock order: the tree, then what is open. Nothing here takes the lock of the tree.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -50,7 +52,7 @@ impl OpenFiles {
         &self,
         ino: Ino,
         open_file: impl FnOnce() -> Result<File, E>,
-    ) -> Result<(Arc<File>, Option<Arc<File>>), E> {
+    ) -> Result<Option<Arc<File>>, E> {
         let mut files = lock(&self.files);
         let known = files.get(&ino).and_then(|open| open.file.clone());
         let file = match known {
@@ -62,8 +64,8 @@ impl OpenFiles {
             open.backing = Some(file.clone());
         }
         open.handles += 1;
-        open.file = Some(file.clone());
-        Ok((file, open.backing.clone()))
+        open.file = Some(file);
+        Ok(open.backing.clone())
     }
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {

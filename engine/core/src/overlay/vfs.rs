@@ -62,8 +62,9 @@ impl Inner {
     }
 
     fn opened(&self, ino: Ino) -> Result<Opened> {
-        let place = || self.tree().at(&self.w, ino).and_then(|at| open_upper(&at));
-        let (_, backing) = self.open.open_upper(ino, place)?;
+        let mut tree = self.tree();
+        let at = tree.at(&self.w, ino)?;
+        let backing = self.open.open_upper(ino, || open_upper(&at))?;
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
     }
 

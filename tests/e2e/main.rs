@@ -9,6 +9,7 @@ mod crash;
 mod faults;
 mod legacy;
 mod lifecycle;
+mod overlay_crash;
 mod roundtrip;
 mod sharing;
 mod support;

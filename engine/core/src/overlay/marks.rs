@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 
 use aysfs_vfs::Result;
 use rustix::fs::{
-    AtFlags, FileType, Mode, Stat, XattrFlags, lgetxattr, lremovexattr, lsetxattr, mknodat, statat,
+    AtFlags, FileType, Mode, Stat, XattrFlags, lgetxattr, lgetxattr_query, lremovexattr, lsetxattr, mknodat,
+    statat,
 };
 use rustix::io::Errno;
 
@@ -147,8 +148,7 @@ pub(crate) fn get(path: &CString, name: &[u8]) -> Result<Option<Vec<u8>>> {
                 return Ok(Some(value));
             }
             Err(Errno::RANGE) => {
-                let length = lgetxattr(path, name, &mut [0_u8; 0][..])?;
-                value = vec![0; length];
+                value = vec![0; lgetxattr_query(path, name)?];
             }
             Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -164,6 +164,18 @@ pub(crate) fn look(directory: &impl std::os::fd::AsFd, name: &[u8]) -> Result<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_attribute_is_read_whole() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = CString::new(file.path().as_os_str().as_encoded_bytes()).expect("a path");
+        for length in [0, 255, 256, 257, 2000] {
+            let value = vec![b'x'; length];
+            lsetxattr(&path, "user.long", &value, XattrFlags::empty()).expect("set");
+            assert_eq!(get(&path, b"user.long").expect("got"), Some(value));
+        }
+        assert_eq!(get(&path, b"user.other").expect("got"), None);
+    }
 
     #[test]
     fn attributes_that_look_like_marks_are_kept_apart() {

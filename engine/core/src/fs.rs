@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aysfs_flist::{Kind, Node, NodeRef};
-use aysfs_store::{Cache, CachedFile, FetchError, Mirror};
+use aysfs_store::{Cache, CachedFile, Content, FetchError, Mirror};
 use aysfs_vfs::{
     Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
     FileRange, Ino, KernelCache, Lookup, Name, OpenFlags, Opened, RenameMode, Result, SeekWhence, SetAttr,
@@ -88,12 +88,21 @@ impl AysFs {
         self.base.entry(&self.find(ino)?).map_err(damaged)
     }
 
-    /// The cached file of a regular file; `None` if it is empty.
-    pub(crate) fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
+    /// The content of a regular file; `None` if it is empty.
+    pub(crate) fn content(&self, of: &NodeRef<'_>) -> Result<Option<Content>> {
         let content =
             of.content().map_err(BaseError::from).and_then(|content| base::content_of(content, of.size()));
-        let content = content.map_err(|error| Error::new(ErrorKind::Io, error))?;
-        Ok(content.map(|content| self.cache.file(&content, &self.stors)))
+        content.map_err(|error| Error::new(ErrorKind::Io, error))
+    }
+
+    /// The cached file of a regular file; `None` if it is empty.
+    pub(crate) fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
+        Ok(self.content(of)?.map(|content| self.cached_content(&content)))
+    }
+
+    /// The cached file of a content, whether or not the base has it.
+    pub(crate) fn cached_content(&self, content: &Content) -> CachedFile {
+        self.cache.file(content, &self.stors)
     }
 }
 

@@ -13,7 +13,9 @@
 mod at;
 mod change;
 mod marks;
+mod names;
 mod open;
+mod origin;
 mod raise;
 mod stage;
 mod tree;
@@ -21,6 +23,8 @@ mod upper;
 mod vfs;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aysfs_vfs::{Error, ErrorKind, Result};
 
 use self::open::OpenFiles;
 use self::raise::Turns;
@@ -85,4 +89,9 @@ impl Inner {
         // What a panic could leave half done is an image of the upper, no data.
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs what would hold up others on a thread of its own.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
 }

@@ -49,32 +49,23 @@ impl Tree {
             return Err(ErrorKind::Exists.into());
         }
         let directory = self.raised(w, parent)?;
-        let over_whiteout = self.has_whiteout(parent, name);
         let above = look(&*directory, b".")?;
         let place = Place { parent, name: name.clone() };
         let bytes = name.as_bytes();
         let acl = default_acl(&directory)?;
-        if over_whiteout {
-            // What replaces a whiteout appears in its place in one step. It is made where it inherits the same.
-            let nursery = w.stage(|temporary| Ok(mkdirat(&w.upper.work, temporary, Mode::RWXU)?))?;
-            if let Some(acl) = &acl {
-                lsetxattr(nursery.at().path()?, DEFAULT_ACL, acl, XattrFlags::empty())?;
-            }
-            let staged =
-                w.stage_at([nursery.name(), b"/x"].concat(), |path| make_in(&w.upper.work, path, new, perm))?;
-            finish(&staged.at(), caller, new, perm, &above, acl.is_some())?;
+        let wanted = Wanted::new(caller, new, perm, &above, acl.is_some());
+        if self.has_whiteout(parent, name) {
+            // What replaces a whiteout appears in its place in one step.
+            let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
             if let New::Directory = new {
                 w.upper.set_mark(&w.upper.work, staged.name(), Mark::Opaque, b"y")?;
             }
             place_over(w, &staged, &directory, bytes)?;
+        } else if wanted.comes_by_itself(w) {
+            make_in(&directory, bytes, new, wanted.perm)?;
         } else {
-            make_in(&directory, bytes, new, perm)?;
-            let at = At::Named(directory.clone(), bytes.to_vec());
-            if let Err(error) = finish(&at, caller, new, perm, &above, acl.is_some()) {
-                let flags = if let New::Directory = new { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                let _ = unlinkat(&directory, bytes, flags);
-                return Err(error);
-            }
+            let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
+            renameat_with(&w.upper.work, staged.name(), &directory, bytes, RenameFlags::NOREPLACE)?;
         }
         match new {
             New::Directory => self.add_directory(w, place, None),
@@ -152,11 +143,12 @@ impl Tree {
             }
             Found::Upper(..) => {
                 let fd = self.descriptor(w, ino)?;
-                self.clear(w, ino)?;
                 if hides {
                     let staged = w.stage_whiteout()?;
+                    self.clear(w, ino)?;
                     exchange(w, &staged, &directory, name.as_bytes())?;
                 } else {
+                    self.clear(w, ino)?;
                     unlinkat(&directory, name.as_bytes(), AtFlags::REMOVEDIR)?;
                 }
                 Some(fd)
@@ -327,8 +319,10 @@ impl Tree {
         }
         let fd = self.descriptor(w, ino)?;
         w.upper.set_mark(&fd, b".", Mark::Opaque, b"y")?;
+        self.now_opaque(ino)?;
         for name in whiteouts {
             unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
+            self.set_child(w, ino, &name, None)?;
         }
         Ok(())
     }
@@ -453,33 +447,82 @@ fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result
     })
 }
 
-/// Gives a new inode the owner and the permissions that it has to have.
-fn finish(
-    new: &At,
-    caller: Caller,
-    what: &New<'_>,
+/// The owner and the permissions that a new inode has to have.
+struct Wanted {
+    uid: u32,
+    gid: u32,
+    /// Without what the umask takes away; where a default ACL is inherited, the local filesystem applies that instead.
     perm: u16,
-    above: &Stat,
-    has_default_acl: bool,
-) -> Result<()> {
-    let shares_group = above.st_mode & SET_GROUP != 0;
-    let gid = if shares_group { above.st_gid } else { caller.gid };
-    let stat = new.stat()?;
-    let made = raw::perm(stat.st_mode);
-    let wanted = match what {
-        New::Symlink(_) => made,
-        _ if has_default_acl => made,
-        New::Directory if shares_group => perm & !caller.umask | 0o2000,
-        _ => perm & !caller.umask,
-    };
-    if (stat.st_uid, stat.st_gid) != (caller.uid, gid) {
-        new.chown(Some(caller.uid), Some(gid))?;
+    inherits_acl: bool,
+    /// Whether it is made where everything gets the group of the directory.
+    shares_group: bool,
+    is_symlink: bool,
+}
+
+impl Wanted {
+    fn new(caller: Caller, new: &New<'_>, perm: u16, above: &Stat, inherits_acl: bool) -> Self {
+        let shares_group = above.st_mode & SET_GROUP != 0;
+        let is_symlink = matches!(new, New::Symlink(_));
+        let inherits_acl = inherits_acl && !is_symlink;
+        let perm = match new {
+            New::Directory if shares_group => perm | 0o2000,
+            New::Directory | New::Symlink(_) | New::Node(_) => perm,
+        };
+        Self {
+            uid: caller.uid,
+            gid: if shares_group { above.st_gid } else { caller.gid },
+            perm: if inherits_acl { perm } else { perm & !caller.umask },
+            inherits_acl,
+            shares_group,
+            is_symlink,
+        }
     }
-    // A new owner takes set-uid and set-gid away.
-    if made != wanted || wanted & 0o6000 != 0 {
-        new.chmod(wanted)?;
+
+    /// Whether the system call that makes it gives it all that, so that no crash can leave it with less.
+    fn comes_by_itself(&self, w: &World) -> bool {
+        let owned = self.uid == w.upper.owner.uid && (self.shares_group || self.gid == w.upper.owner.gid);
+        // To lend the rights of a group takes more than to make the file.
+        let dressed = self.is_symlink
+            || self.perm & 0o6000 == 0 && (self.inherits_acl || self.perm & w.upper.owner.umask == 0);
+        owned && dressed
     }
-    Ok(())
+
+    /// Gives it to what was made in the work directory.
+    fn dress(&self, new: &At) -> Result<()> {
+        let stat = new.stat()?;
+        if (stat.st_uid, stat.st_gid) != (self.uid, self.gid) {
+            new.chown(Some(self.uid), Some(self.gid))?;
+        }
+        let made = raw::perm(stat.st_mode);
+        let perm = if self.inherits_acl { made | self.perm & 0o7000 } else { self.perm };
+        // A new owner takes set-uid and set-gid away.
+        if !self.is_symlink && (made != perm || perm & 0o6000 != 0) {
+            new.chmod(perm)?;
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Something new in the work directory, complete; `acl` is what is inherited where it goes.
+    fn stage_new(&self, acl: Option<&[u8]>, new: &New<'_>, wanted: &Wanted) -> Result<Staged<'_>> {
+        let make = |path: &[u8]| make_in(&self.upper.work, path, new, wanted.perm);
+        let staged = match acl {
+            None => self.stage(make)?,
+            Some(acl) => {
+                // It is made where it inherits the same.
+                let nursery = self.stage(|path| Ok(mkdirat(&self.upper.work, path, Mode::RWXU)?))?;
+                lsetxattr(nursery.at().path()?, DEFAULT_ACL, acl, XattrFlags::empty())?;
+                let made = self.stage_at([nursery.name(), b"/x"].concat(), make)?;
+                self.stage(|path| {
+                    let (from, work) = (made.name(), &self.upper.work);
+                    Ok(renameat_with(work, from, work, path, RenameFlags::NOREPLACE)?)
+                })?
+            }
+        };
+        wanted.dress(&staged.at())?;
+        Ok(staged)
+    }
 }
 
 /// Moves what was made in the work directory onto a name, whatever that is.
@@ -503,9 +546,8 @@ pub(super) fn keeping_times<T>(directory: &Arc<OwnedFd>, step: impl FnOnce() -> 
     let done = step()?;
     let time =
         |secs, nanos: u64| Some(SetTime::At(Time { secs, nanos: u32::try_from(nanos).unwrap_or_default() }));
-    At::Named(directory.clone(), b".".into()).set_times(
-        time(before.st_atime, before.st_atime_nsec),
-        time(before.st_mtime, before.st_mtime_nsec),
-    )?;
+    // The step is done, whatever the clock of its directory says.
+    let _ = At::Named(directory.clone(), b".".into())
+        .set_times(time(before.st_atime, before.st_atime_nsec), time(before.st_mtime, before.st_mtime_nsec));
     Ok(done)
 }

@@ -2,11 +2,12 @@
 //! (Documentation/filesystems/overlayfs.rst).
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use aysfs_vfs::Result;
 use rustix::fs::{
-    AtFlags, FileType, Mode, Stat, XattrFlags, lgetxattr, lgetxattr_query, lremovexattr, lsetxattr, mknodat,
+    AtFlags, FileType, Mode, Stat, XattrFlags, fremovexattr, lgetxattr, lgetxattr_query, lsetxattr, mknodat,
     statat,
 };
 use rustix::io::Errno;
@@ -31,6 +32,8 @@ pub(crate) enum Mark {
     Redirect,
     /// Of a regular file: its content is in the base.
     Metacopy,
+    /// Of a regular file whose content is in the base: which content that is. Of ours, not of the kernel's.
+    Content,
     /// Of an empty regular file: the name does not exist (the form without a device node).
     Whiteout,
 }
@@ -59,6 +62,7 @@ impl Form {
             Mark::Opaque => "opaque",
             Mark::Redirect => "redirect",
             Mark::Metacopy => "metacopy",
+            Mark::Content => "aysfs.content",
             Mark::Whiteout => "whiteout",
         };
         format!("{}{mark}", self.prefix())
@@ -110,9 +114,9 @@ impl Upper {
         Ok(lsetxattr(path_of(directory, name)?, self.form.name(mark), value, XattrFlags::empty())?)
     }
 
-    /// Takes a mark away; one that is not there is no error.
-    pub(crate) fn clear_mark(&self, directory: &impl AsRawFd, name: &[u8], mark: Mark) -> Result<()> {
-        match lremovexattr(path_of(directory, name)?, self.form.name(mark)) {
+    /// Takes a mark away from an open file; one that is not there is no error.
+    pub(crate) fn clear_mark_of(&self, file: &File, mark: Mark) -> Result<()> {
+        match fremovexattr(file, self.form.name(mark)) {
             Ok(()) | Err(Errno::NODATA) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aysfs_flist::{Kind, Node};
 use aysfs_store::FetchError;
 use aysfs_vfs::kernel::raw;
-use aysfs_vfs::{Error, ErrorKind, Ino, Result, SetTime, Time};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, linkat, openat, renameat_with};
+use aysfs_vfs::{Error, ErrorKind, Ino, Result};
+use rustix::fs::{FileType, Mode, OFlags, Stat, Timespec, Timestamps, fstat, futimens, openat};
 use tokio::sync::OwnedMutexGuard;
 
-use super::Inner;
 use super::at::At;
-use super::change::{keeping_times, redirect};
+use super::change::redirect;
 use super::marks::Mark;
-use super::stage::{Content, copy_content};
-use super::tree::{Data, Found, Place, Tree};
+use super::origin;
+use super::stage::{Content, copy_content, segments};
+use super::tree::{Data, Found, Origin, Place, Tree};
+use super::{Inner, blocking};
 use crate::base::{Base, damaged};
 
 /// What is about to be changed.
@@ -49,12 +50,33 @@ enum Step {
     /// Make a copy of what is in the base.
     Install(Node, Need),
     /// Add the content to a copy that has only the attributes.
-    Fill(Node, Need),
+    Fill(Origin, Need),
+}
+
+impl Step {
+    /// The content that it takes, if any.
+    fn needs_content(&self) -> Option<Origin> {
+        match self {
+            Self::Install(node, Need::Content) => Some(Origin::Base(*node)),
+            Self::Fill(origin, Need::Content) => Some(origin.clone()),
+            Self::Nothing | Self::Install(..) | Self::Fill(..) => None,
+        }
+    }
 }
 
 /// Files that are being copied up.
 #[derive(Debug, Default)]
 pub(super) struct Turns(Mutex<HashMap<Ino, Arc<tokio::sync::Mutex<()>>>>);
+
+/// While it is held, nothing of the file is copied up.
+#[must_use]
+pub(super) enum Turn {
+    Held {
+        _until_dropped: OwnedMutexGuard<()>,
+    },
+    /// It is copied up completely, or has nothing to copy.
+    NotNeeded,
+}
 
 impl Turns {
     async fn wait(&self, ino: Ino) -> OwnedMutexGuard<()> {
@@ -69,46 +91,59 @@ impl Turns {
 
 impl Inner {
     /// Makes sure that what is about to be changed is in the upper.
-    pub(super) async fn raise(self: &Arc<Self>, ino: Ino, need: Need) -> Result<()> {
-        if let Step::Nothing = self.step(&self.tree(), ino, need)? {
-            return Ok(());
+    pub(super) async fn raise(self: &Arc<Self>, ino: Ino, need: Need) -> Result<Turn> {
+        let step = self.step(ino, need)?;
+        if let Step::Nothing = step {
+            return Ok(match self.may_be_filled(ino) {
+                true => Turn::Held { _until_dropped: self.turns.wait(ino).await },
+                false => Turn::NotNeeded,
+            });
         }
-        let _turn = self.turns.wait(ino).await;
-        let step = self.step(&self.tree(), ino, need)?;
-        let (node, need) = match step {
-            Step::Nothing => return Ok(()),
-            Step::Install(node, need) | Step::Fill(node, need) => (node, need),
+        // Whoever changes only attributes must not wait for a stor.
+        let mut fetched = match step.needs_content() {
+            Some(origin) => Some(self.fetch(ino, &origin).await?),
+            None => None,
         };
-        let fetched = match need {
-            Need::Content => Some(self.fetch(node).await?),
-            Need::Attributes | Need::NoContent => None,
-        };
+        let turn = Turn::Held { _until_dropped: self.turns.wait(ino).await };
+        // Somebody else may have done some of it; the content is the same.
+        let step = self.step(ino, need)?;
+        if let (Some(origin), None) = (step.needs_content(), &fetched) {
+            fetched = Some(self.fetch(ino, &origin).await?);
+        }
         let inner = self.clone();
-        let job = move || match (step, fetched) {
+        match (step, fetched) {
+            (Step::Nothing, _) => {}
+            (Step::Install(node, Need::Content), Some(file)) => {
+                blocking(move || inner.install(ino, node, &Content::Copy(&file))).await?;
+            }
             (Step::Install(node, Need::Attributes), _) => {
-                let path = redirect(&inner.w, node)?;
-                inner.install(ino, node, &Content::Below { path: &path })
+                let of = self.w.base().index().node(node).map_err(damaged)?;
+                let mark = self.w.lower.content(&of)?.as_ref().and_then(origin::to_mark);
+                let path = redirect(&self.w, node)?;
+                self.install(ino, node, &Content::Below { path: &path, mark })?;
             }
-            (Step::Install(node, _), None) => inner.install(ino, node, &Content::Empty),
-            (Step::Install(node, _), Some(file)) => inner.install(ino, node, &Content::Copy(&file)),
-            (Step::Fill(node, _), file) => inner.fill(ino, node, file.as_deref()),
-            (Step::Nothing, _) => Ok(()),
-        };
-        match need {
-            Need::Content => {
-                tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
+            (Step::Install(node, _), _) => self.install(ino, node, &Content::Empty)?,
+            (Step::Fill(origin, Need::Content), Some(file)) => {
+                blocking(move || inner.fill(ino, &origin, &file)).await?;
             }
-            Need::Attributes | Need::NoContent => job(),
+            (Step::Fill(..), _) => self.empty(ino)?,
         }
+        Ok(turn)
     }
 
-    fn step(&self, tree: &Tree, ino: Ino, need: Need) -> Result<Step> {
-        if let Some(leaf) = tree.leaf(ino) {
-            return match (leaf.data, need) {
-                (Data::Here, _) | (Data::Below(_) | Data::Missing, Need::Attributes) => Ok(Step::Nothing),
-                (Data::Below(node), _) => Ok(Step::Fill(node, self.kind_of_need(node, need)?)),
-                (Data::Missing, Need::NoContent) => Ok(Step::Nothing),
-                (Data::Missing, Need::Content) => Err(ErrorKind::Io.into()),
+    /// Whether the content may still be added, which is not to undo what happens to the times meanwhile.
+    fn may_be_filled(&self, ino: Ino) -> bool {
+        self.tree().leaf(ino).is_some_and(|leaf| matches!(leaf.data, Data::Below(_)))
+    }
+
+    fn step(&self, ino: Ino, need: Need) -> Result<Step> {
+        if let Some(leaf) = self.tree().leaf(ino) {
+            return match (&leaf.data, need) {
+                (Data::Here, _) | (Data::Below(_), Need::Attributes) => Ok(Step::Nothing),
+                (Data::Below(Origin::Base(node)), _) => {
+                    Ok(Step::Fill(Origin::Base(*node), self.kind_of_need(*node, need)?))
+                }
+                (Data::Below(origin), _) => Ok(Step::Fill(origin.clone(), need)),
             };
         }
         let of = self.w.lower.find(ino)?;
@@ -129,13 +164,22 @@ impl Inner {
         })
     }
 
-    async fn fetch(&self, node: Node) -> Result<Arc<File>> {
-        let cached = {
-            let of = self.w.base().index().node(node).map_err(damaged)?;
-            self.w.lower.cached(&of)?.ok_or(ErrorKind::Io)?
+    async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<File>> {
+        let cached = match origin {
+            Origin::Base(node) => {
+                let of = self.w.base().index().node(*node).map_err(damaged)?;
+                self.w.lower.cached(&of)?.ok_or(ErrorKind::Io)?
+            }
+            Origin::Replaced(content) => self.w.lower.cached_content(content),
+            Origin::Lost => return Err(lost()),
         };
         cached.fetch_all().await.map_err(|source| {
-            Error::new(ErrorKind::Io, CopyUpError { path: self.w.base().path(node), source })
+            let path = match origin {
+                Origin::Base(node) => self.w.base().path(*node),
+                Origin::Replaced(_) | Origin::Lost => format!("inode {ino}"),
+            };
+            let kind = if source.is_lack_of_room() { ErrorKind::NoSpace } else { ErrorKind::Io };
+            Error::new(kind, CopyUpError { path, source })
         })
     }
 
@@ -144,7 +188,10 @@ impl Inner {
         let w = &self.w;
         let of = w.base().index().node(node).map_err(damaged)?;
         let staged = w.stage_leaf(&of, content)?;
-        let data = if let Content::Below { .. } = content { Data::Below(node) } else { Data::Here };
+        let data = match content {
+            Content::Below { .. } => Data::Below(Origin::Base(node)),
+            Content::Copy(_) | Content::Empty => Data::Here,
+        };
         let stat = staged.at().stat()?;
 
         let mut tree = self.tree();
@@ -161,21 +208,13 @@ impl Inner {
                 names.push((place, directory));
             }
         }
-        let nameless = match names.split_first() {
-            None => {
+        let nameless = match names.is_empty() {
+            true => {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 Some(Arc::new(openat(&w.upper.work, staged.name(), flags, Mode::empty())?))
             }
-            Some(((first, directory), more)) => {
-                let first = first.name.as_bytes();
-                keeping_times(directory, || {
-                    Ok(renameat_with(&w.upper.work, staged.name(), directory, first, RenameFlags::NOREPLACE)?)
-                })?;
-                for (place, other) in more {
-                    keeping_times(other, || {
-                        Ok(linkat(directory, first, other, place.name.as_bytes(), AtFlags::empty())?)
-                    })?;
-                }
+            false => {
+                tree.name_copy(w, &staged, &names)?;
                 None
             }
         };
@@ -185,30 +224,48 @@ impl Inner {
     }
 
     /// Adds the content to a copy that has only the attributes.
-    fn fill(&self, ino: Ino, node: Node, from: Option<&File>) -> Result<()> {
+    ///
+    /// As long as the mark says that the content is in the base, nobody looks at what is here: a crash half-way changes
+    /// nothing that can be seen.
+    fn fill(&self, ino: Ino, origin: &Origin, from: &File) -> Result<()> {
         let w = &self.w;
-        let at = self.tree().at(w, ino)?;
-        let before = at.stat()?;
-        let file = at.open(OFlags::RDWR)?;
-        match from {
-            Some(from) => {
-                copy_content(&w.base().index().node(node).map_err(damaged)?, from, &file)?;
-                let nanos = |nanos: u64| u32::try_from(nanos).unwrap_or_default();
-                let time = |secs, nanos| Some(SetTime::At(Time { secs, nanos }));
-                at.set_times(
-                    time(before.st_atime, nanos(before.st_atime_nsec)),
-                    time(before.st_mtime, nanos(before.st_mtime_nsec)),
-                )?;
-                file.sync_data()?;
+        let (size, segments) = match origin {
+            Origin::Base(node) => {
+                let of = w.base().index().node(*node).map_err(damaged)?;
+                (of.size(), segments(&of)?)
             }
-            None => file.set_len(0)?,
+            Origin::Replaced(content) => (content.size, vec![0..content.size]),
+            Origin::Lost => return Err(lost()),
+        };
+        let file = self.without_content(ino)?;
+        let times = times_of(&fstat(&file)?);
+        let copied = copy_content(size, segments, from, &file).and_then(|()| Ok(file.sync_data()?));
+        if copied.is_err() {
+            // What did not fit must not take the room that is left.
+            let _ = file.set_len(0).and_then(|()| file.set_len(size));
         }
+        futimens(&file, &times)?;
+        copied?;
+        self.has_content(ino, &file)
+    }
+
+    /// Makes a copy that has only the attributes an empty file: its content is about to be thrown away.
+    fn empty(&self, ino: Ino) -> Result<()> {
+        let file = self.without_content(ino)?;
+        file.set_len(0)?;
+        self.has_content(ino, &file)
+    }
+
+    /// Opens a copy that has only the attributes. Its name may change, or go, from now on; the inode stays.
+    fn without_content(&self, ino: Ino) -> Result<File> {
         let mut tree = self.tree();
-        // Its name may have changed, or be gone, meanwhile.
-        match tree.at(w, ino)? {
-            At::Named(directory, name) => w.upper.clear_mark(&directory, &name, Mark::Metacopy)?,
-            At::Nameless(_) => {}
-        }
+        tree.at(&self.w, ino)?.open(OFlags::RDWR)
+    }
+
+    /// The content of a copy is its own from now on.
+    fn has_content(&self, ino: Ino, file: &File) -> Result<()> {
+        let mut tree = self.tree();
+        self.w.upper.clear_mark_of(file, Mark::Metacopy)?;
         if let Some(leaf) = tree.leaf_mut(ino) {
             leaf.data = Data::Here;
         }
@@ -217,12 +274,29 @@ impl Inner {
 
     /// Lets those who have it open see what is written from now on.
     fn now_in_upper(&self, tree: &mut Tree, ino: Ino) -> Result<()> {
-        let is_file =
-            tree.leaf(ino).is_some_and(|leaf| leaf.kind == FileType::RegularFile && leaf.data == Data::Here);
+        let is_file = tree
+            .leaf(ino)
+            .is_some_and(|leaf| leaf.kind == FileType::RegularFile && matches!(leaf.data, Data::Here));
         if is_file && self.open.is_open(ino) {
             self.open.switch(ino, Arc::new(open_upper(&tree.at(&self.w, ino)?)?));
         }
         Ok(())
+    }
+}
+
+/// What is said about content that nobody knows any more.
+pub(super) fn lost() -> Error {
+    Error::new(
+        ErrorKind::Io,
+        "its content was in a base that was replaced, and only its attributes are kept: mount the old flist to copy it",
+    )
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
+    let time = |tv_sec, nanos: u64| Timespec { tv_sec, tv_nsec: nanos.cast_signed() };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

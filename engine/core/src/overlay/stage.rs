@@ -16,8 +16,8 @@ use crate::copy::copy_segment;
 
 /// What a copied-up regular file has as its content.
 pub(super) enum Content<'a> {
-    /// Nothing: a mark says that it is in the base, at this path.
-    Below { path: &'a [u8] },
+    /// Nothing: marks say that it is in the base, at this path, and which one it is.
+    Below { path: &'a [u8], mark: Option<String> },
     /// A copy of this verified file.
     Copy(&'a File),
     /// It is about to be truncated.
@@ -109,13 +109,18 @@ impl World {
         match content {
             Content::Empty => Ok(()),
             Content::Copy(from) => {
-                copy_content(of, from, &file)?;
+                copy_content(of.size(), segments(of)?, from, &file)?;
                 Ok(file.sync_data()?)
             }
-            Content::Below { path } => {
+            Content::Below { path, mark } => {
                 file.set_len(of.size())?;
-                self.upper.set_mark(&self.upper.work, name, Mark::Metacopy, b"")?;
-                self.upper.set_mark(&self.upper.work, name, Mark::Redirect, path)
+                let work = &self.upper.work;
+                self.upper.set_mark(work, name, Mark::Metacopy, b"")?;
+                self.upper.set_mark(work, name, Mark::Redirect, path)?;
+                match mark {
+                    Some(mark) => self.upper.set_mark(work, name, Mark::Content, mark.as_bytes()),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -145,13 +150,14 @@ impl World {
     }
 }
 
-/// Copies the content of a file of the base, holes included, without changing what `stat` shows afterwards of its time.
-pub(super) fn copy_content(of: &NodeRef<'_>, from: &File, to: &File) -> Result<()> {
-    to.set_len(of.size())?;
-    let whole: Range<u64> = 0..of.size();
-    match of.data().map_err(damaged)? {
-        Some(segments) => segments.into_iter().try_for_each(|segment| copy_segment(from, to, &segment))?,
-        None => copy_segment(from, to, &whole)?,
-    }
-    Ok(())
+/// The parts of a file of the base that are not holes.
+pub(super) fn segments(of: &NodeRef<'_>) -> Result<Vec<Range<u64>>> {
+    let whole = 0..of.size();
+    Ok(of.data().map_err(damaged)?.map_or_else(|| vec![whole], |segments| segments.into_iter().collect()))
+}
+
+/// Copies the content of a file, the holes between its segments included.
+pub(super) fn copy_content(size: u64, segments: Vec<Range<u64>>, from: &File, to: &File) -> Result<()> {
+    to.set_len(size)?;
+    Ok(segments.iter().try_for_each(|segment| copy_segment(from, to, segment))?)
 }

@@ -12,13 +12,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aysfs_flist::{Kind, Node};
+use aysfs_store::Content;
 use aysfs_vfs::{Attr, Entry, Error, ErrorKind, FileKind, Ino, Name, Result, Time, TimeToLive, kernel::raw};
 use lru::LruCache;
-use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 
 use super::World;
 use super::at::At;
 use super::marks::{Mark, look};
+use super::origin;
 use super::upper::names;
 use crate::base::{Base, damaged};
 
@@ -70,13 +72,22 @@ pub(super) struct Directory {
 }
 
 /// Where the content of a regular file of the upper is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Data {
     Here,
-    /// In the base: only the attributes were copied up.
-    Below(Node),
-    /// It was in a base that this one has replaced.
-    Missing,
+    /// Only the attributes were copied up.
+    Below(Origin),
+}
+
+/// Where content comes from that is not in the upper.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    /// A file of the base.
+    Base(Node),
+    /// The base has other content there by now, or nothing.
+    Replaced(Arc<Content>),
+    /// The base has nothing there, and nothing tells what it was.
+    Lost,
 }
 
 /// Anything but a directory that is in the upper, with or without names.
@@ -268,16 +279,41 @@ impl Tree {
         })
     }
 
+    /// The path of a name below the upper directory; all directories on the way are in it.
+    pub(super) fn path(&self, w: &World, place: &Place) -> Result<Vec<u8>> {
+        let mut path = place.name.as_bytes().to_vec();
+        let mut at = place.parent;
+        loop {
+            match self.directory(w, at)?.2 {
+                Where::Root => return Ok(path),
+                Where::Removed(_) => return Err(ErrorKind::Stale.into()),
+                Where::At(place) => {
+                    path = [place.name.as_bytes(), b"/", &path].concat();
+                    at = place.parent;
+                }
+            }
+        }
+    }
+
     /// What `stat` shows of an inode.
     pub(super) fn attr(&mut self, w: &World, ino: Ino) -> Result<Entry> {
         match self.objects.get(&ino) {
             Some(Object::Leaf(leaf)) => {
-                let data = leaf.data;
+                let below = match &leaf.data {
+                    Data::Below(Origin::Base(node)) => {
+                        let of = w.base().index().node(*node).map_err(damaged)?;
+                        let below = w.base().attr(&of).map_err(damaged)?;
+                        Some((below.size, below.blocks))
+                    }
+                    Data::Below(Origin::Replaced(content)) => {
+                        let pages = content.size.div_ceil(Attr::BLOCK_SIZE.into());
+                        Some((content.size, pages * u64::from(Attr::BLOCK_SIZE / 512)))
+                    }
+                    Data::Here | Data::Below(Origin::Lost) => None,
+                };
                 let mut attr = attr_of(ino, &self.at(w, ino)?.stat()?)?;
-                if let Data::Below(node) = data {
-                    let below =
-                        w.base().attr(&w.base().index().node(node).map_err(damaged)?).map_err(damaged)?;
-                    (attr.size, attr.blocks) = (below.size, below.blocks);
+                if let Some(below) = below {
+                    (attr.size, attr.blocks) = below;
                 }
                 Ok(entry(attr))
             }
@@ -416,19 +452,46 @@ impl Tree {
             && let Some(leaf) = self.leaf_mut(ino)
         {
             leaf.places.push(place);
+            leaf.nameless = None;
             return Ok(Child::There(ino, kind));
         }
         let mut data = Data::Here;
         if kind == FileType::RegularFile && w.upper.mark(fd, name, Mark::Metacopy)?.is_some() {
-            data = match self.redirected(w, fd, lower, &place.name)? {
-                Some((node, FileType::RegularFile)) => Data::Below(node),
-                _ => Data::Missing,
-            };
+            data = self.below_copy(w, fd, lower, &place.name)?;
         }
         let ino = self.new_ino();
         self.by_key.insert(key, ino);
         self.objects.insert(ino, Object::Leaf(Leaf { places: vec![place], kind, data, key, nameless: None }));
         Ok(Child::There(ino, kind))
+    }
+
+    /// Where the content of a file is that has only its attributes in the upper.
+    fn below_copy(&self, w: &World, fd: &Arc<OwnedFd>, lower: Option<Node>, name: &Name) -> Result<Data> {
+        let found = match self.redirected(w, fd, lower, name)? {
+            Some((node, FileType::RegularFile)) => Some(node),
+            _ => None,
+        };
+        let mark = w.upper.mark(fd, name.as_bytes(), Mark::Content)?;
+        Ok(match (mark.as_deref().and_then(origin::from_mark), found) {
+            (Some(content), Some(node)) => {
+                let of = w.base().index().node(node).map_err(damaged)?;
+                let there = w.lower.content(&of)?;
+                Data::Below(match there.is_some_and(|there| origin::is_same(&there, &content)) {
+                    true => Origin::Base(node),
+                    false => Origin::Replaced(Arc::new(content)),
+                })
+            }
+            (Some(content), None) => Data::Below(Origin::Replaced(Arc::new(content))),
+            // The kernel made it: what it means is what is there.
+            (None, Some(node)) => Data::Below(Origin::Base(node)),
+            (None, None) => {
+                tracing::warn!(
+                    "the content of {:?} was in a base that this one has replaced: it cannot be read any more",
+                    name.as_bytes().escape_ascii().to_string()
+                );
+                Data::Below(Origin::Lost)
+            }
+        })
     }
 
     /// What of the base belongs to a name of the upper.
@@ -476,6 +539,14 @@ impl Tree {
             Some(Child::There(_, kind)) => kind == FileType::Directory,
         };
         directory.more_subdirectories += i64::from(is_directory(child)) - i64::from(is_directory(before));
+        Ok(())
+    }
+
+    /// Nothing of the base shows through an empty directory any more.
+    pub(super) fn now_opaque(&mut self, ino: Ino) -> Result<()> {
+        let directory = self.directory_mut(ino)?;
+        directory.lower = None;
+        directory.more_subdirectories = 0;
         Ok(())
     }
 
@@ -544,10 +615,13 @@ impl Tree {
         let Some(leaf) = self.leaf_mut(ino) else { return };
         leaf.places.retain(|known| known != place);
         if leaf.places.is_empty() {
+            let is_gone = fd.as_ref().and_then(|fd| fstat(fd).ok()).is_none_or(|stat| stat.st_nlink == 0);
             leaf.nameless = fd;
-            let key = leaf.key;
-            // The filesystem may use the number again.
-            self.by_key.remove(&key);
+            if is_gone {
+                let key = leaf.key;
+                // The filesystem may use the number again.
+                self.by_key.remove(&key);
+            }
         }
     }
 
@@ -602,12 +676,15 @@ impl Tree {
             Some(Object::Leaf(leaf)) => leaf.places.is_empty(),
             // One of the base is remembered: its names must stay gone.
             Some(Object::Directory(directory)) => {
-                matches!(directory.place, Where::Removed(_)) && directory.lower.is_none()
+                matches!(directory.place, Where::Removed(_)) && ino.0 > FIRST
             }
             None => false,
         };
-        if gone {
-            self.objects.remove(&ino);
+        if gone && let Some(Object::Leaf(leaf)) = self.objects.remove(&ino) {
+            // It may have names in directories that nobody has looked at: there it is found again.
+            if self.by_key.get(&leaf.key) == Some(&ino) {
+                self.by_key.remove(&leaf.key);
+            }
         }
     }
 }

@@ -5,19 +5,19 @@
 //! removed at the next start.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::marks::Form;
+use super::marks::{Form, Mark};
 
 /// Why a directory cannot hold local changes.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +48,34 @@ pub struct Upper {
     pub(super) root: Arc<OwnedFd>,
     pub(super) work: Arc<OwnedFd>,
     pub(super) form: Form,
+    pub(super) owner: Owner,
     next_temporary: AtomicU64,
     /// What it is called before it has its name.
     unfinished: Option<PathBuf>,
     path: PathBuf,
     _lock: File,
+}
+
+/// Whom what this process makes belongs to, and which permissions it does not get.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) umask: u16,
+}
+
+impl Owner {
+    fn of_this_process() -> Self {
+        use rustix::process::{getegid, geteuid};
+        Self { uid: geteuid().as_raw(), gid: getegid().as_raw(), umask: umask().unwrap_or(0o777) }
+    }
+}
+
+/// The umask of this process; the system call that tells it would change it for a moment, and for all threads.
+fn umask() -> Option<u16> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u16::from_str_radix(umask.trim(), 8).ok()
 }
 
 impl Upper {
@@ -62,31 +85,42 @@ impl Upper {
     /// [`UpperError`]; nothing is changed then.
     pub fn open(backend: &Path, mount: &Path) -> Result<Self, UpperError> {
         let name = file_name(mount);
-        let (upper, work) = (backend.join("upper").join(&name), backend.join("work").join(&name));
-        // Until its root has the attributes of the base's, it has another name.
-        let unfinished = (!upper.exists()).then(|| backend.join("upper").join(format!("{name}.new")));
-        let upper = unfinished.clone().unwrap_or(upper);
+        let (uppers, work) = (backend.join("upper"), backend.join("work").join(&name));
         let trouble = |path: &Path, source: io::Error| UpperError::Io { path: path.into(), source };
-        for directory in [&upper, &work] {
+        for directory in [&uppers, &work] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(|error| trouble(directory, error))?;
         }
-        let lock = lock(&backend.join("upper").join(format!("{name}.lock")), &upper)?;
-        let root = open_directory(&upper).map_err(|error| trouble(&upper, error))?;
-        let work_fd = open_directory(&work).map_err(|error| trouble(&work, error))?;
-        let stat = fstat(&root).map_err(|error| trouble(&upper, error.into()))?;
-        if backend_owner(backend).map_err(|error| trouble(backend, error))?
-            != rustix::process::geteuid().as_raw()
-        {
-            return Err(UpperError::Foreign { path: backend.into(), owner: stat.st_uid });
+        let owner = Owner::of_this_process();
+        let backend_owner = fs::metadata(backend).map_err(|error| trouble(backend, error))?.uid();
+        if backend_owner != owner.uid {
+            return Err(UpperError::Foreign { path: backend.into(), owner: backend_owner });
         }
+        let path = uppers.join(&name);
+        let lock = lock(&uppers.join(format!("{name}.lock")), &path)?;
+        // From here on nobody else has a hand in it.
+        let unfinished = match fs::symlink_metadata(&path) {
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Until its root has the attributes of the base's, it has another name.
+                let unfinished = uppers.join(format!("{name}.new"));
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
+                made.map_err(|error| trouble(&unfinished, error))?;
+                Some(unfinished)
+            }
+            Err(error) => return Err(trouble(&path, error)),
+        };
+        let upper = unfinished.as_ref().unwrap_or(&path);
+        let root = open_directory(upper).map_err(|error| trouble(upper, error))?;
+        let work_fd = open_directory(&work).map_err(|error| trouble(&work, error))?;
         let this = Self {
             root: Arc::new(root),
             work: Arc::new(work_fd),
             form: Form::of_this_process(),
+            owner,
             next_temporary: AtomicU64::new(0),
             unfinished,
-            path: backend.join("upper").join(&name),
+            path,
             _lock: lock,
         };
         this.sweep().map_err(|error| trouble(&work, error.into_io()))?;
@@ -127,6 +161,7 @@ impl Upper {
 
     /// Removes what a crash has left in the work directory.
     fn sweep(&self) -> Result<()> {
+        self.take_back_names()?;
         for (name, _) in names(&self.work)? {
             remove_all(&self.work, &name)?;
         }
@@ -138,11 +173,12 @@ impl Upper {
         let trouble = |source| UpperError::Io { path: self.path.clone(), source };
         let temporary = self.temporary();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| trouble(error.into()))?;
-        let set = self.set_mark(&self.work, &temporary, super::marks::Mark::Redirect, b"/");
+        let made = openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR).map_err(Error::from);
+        let set = made.and_then(|_| self.set_mark(&self.work, &temporary, Mark::Redirect, b"/"));
         self.discard(&temporary);
         match set {
+            // What is there can be read, and may be removed to make room.
+            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::QuotaExceeded) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotSupported => {
                 Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() })
             }
@@ -187,11 +223,6 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-fn backend_owner(backend: &Path) -> io::Result<u32> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata(backend)?.uid())
-}
-
 /// Takes the lock, and leaves our pid in it for those who find it taken.
 fn lock(path: &Path, upper: &Path) -> Result<File, UpperError> {
     let trouble = |source| UpperError::Io { path: path.into(), source };
@@ -210,23 +241,30 @@ fn lock(path: &Path, upper: &Path) -> Result<File, UpperError> {
         Err(TryLockError::WouldBlock) => {
             let mut owner = String::new();
             file.read_to_string(&mut owner).map_err(trouble)?;
-            let owner = owner.trim();
-            let owner = if owner.is_empty() { "unknown" } else { owner }.to_owned();
+            let owner = owner.lines().next().unwrap_or("unknown").to_owned();
             return Err(UpperError::Locked { path: upper.into(), owner });
         }
         Err(TryLockError::Error(error)) => return Err(trouble(error)),
     }
-    file.set_len(0).map_err(trouble)?;
-    writeln!(file, "{}", std::process::id()).map_err(trouble)?;
-    Ok(file)
+    let pid = format!("{}\n", std::process::id());
+    // Over what was there: on a full disk there may be no room for more.
+    match file.write_all_at(pid.as_bytes(), 0).and_then(|()| file.set_len(pid.len() as u64)) {
+        Err(error) if !is_full(&error) => Err(trouble(error)),
+        Ok(()) | Err(_) => Ok(file),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A mount point as one file name: slashes, and what is an escape, are percent-encoded; a name too long is cut, and made
-/// its own by a digest.
+/// its own by a digest. However it is typed, it is one name, and never one of those that lie beside it.
 fn file_name(mount: &Path) -> String {
     use sha2::{Digest, Sha256};
     /// Leaves room for the digest and for `.lock`.
     const LONGEST: usize = 160;
+    let mount: PathBuf = mount.components().collect();
     let bytes = mount.as_os_str().as_bytes();
     let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
     let mut name = String::new();
@@ -239,6 +277,11 @@ fn file_name(mount: &Path) -> String {
     }
     if name.is_empty() {
         return "%2f".into();
+    }
+    for beside in [".lock", ".new"] {
+        if let Some(stem) = name.strip_suffix(beside) {
+            name = format!("{stem}%2e{}", &beside[1..]);
+        }
     }
     if name.len() > LONGEST {
         name.truncate(LONGEST);
@@ -270,8 +313,31 @@ mod tests {
         assert_eq!(name("/"), "%2f");
         assert_eq!(name("/.x"), "%2ex");
         assert_eq!(name("/a%2fb"), "a%252fb");
+        for path in ["/opt/app/", "/opt//app", "/opt/./app"] {
+            assert_eq!(name(path), "opt%2fapp", "{path}");
+        }
         let (long, other) = (format!("/{}x", "a/".repeat(300)), format!("/{}y", "a/".repeat(300)));
         assert!(name(&long).len() < 200 && name(&long) != name(&other));
+    }
+
+    #[test]
+    fn a_mount_point_that_is_called_like_a_lock_is_not_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut all: Vec<_> = ["/m", "/m.lock", "/m.new", "/m.lock.new", "/m.new.lock"]
+            .map(|mount| Upper::open(dir.path(), Path::new(mount)).expect(mount))
+            .into();
+        for upper in &mut all {
+            upper.finish().expect("named");
+            assert!(upper.path().is_dir(), "{:?}", upper.path());
+        }
+    }
+
+    #[test]
+    fn what_two_mount_points_have_in_common_is_no_name() {
+        let name = |path: &str| file_name(Path::new(path));
+        let names = ["/m", "/m.lock", "/m%2elock", "/m.new", "/m%2enew", "/m.lockx"].map(name);
+        let set: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(set.len(), names.len(), "{names:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use aysfs_store::Content;
 use aysfs_vfs::{
     Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
     FileRange, Ino, KernelCache, Lookup, Name, OpenFlags, Opened, RenameMode, Result, SeekWhence, SetAttr,
@@ -22,13 +23,19 @@ use super::at::At;
 use super::change::New;
 use super::marks;
 use super::open::Listing;
-use super::raise::{Need, open_upper};
-use super::tree::{Data, Found, listed_kind};
-use super::{Inner, Overlay};
+use super::raise::{Need, Turn, lost, open_upper};
+use super::tree::{Data, Found, Origin, listed_kind};
+use super::{Inner, Overlay, blocking};
 use crate::base::Base;
 
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
+
+/// Where content is that is not in the upper.
+enum Source {
+    Base(Ino),
+    Replaced(Arc<Content>),
+}
 
 impl Inner {
     fn found(&self, found: Found) -> Result<Entry> {
@@ -48,15 +55,13 @@ impl Inner {
         }
     }
 
-    /// The node whose content a file of the base, or a copy of its attributes, has.
-    fn below(&self, ino: Ino) -> Result<Ino> {
-        match self.tree().leaf(ino).map(|leaf| leaf.data) {
-            None => Ok(ino),
-            Some(Data::Below(node)) => Ok(Base::ino(node)),
-            Some(Data::Missing) => Err(Error::new(
-                ErrorKind::Io,
-                "its content was in a base that was replaced, and only its attributes are kept",
-            )),
+    /// Where the content of a file is that is not in the upper.
+    fn source(&self, ino: Ino) -> Result<Source> {
+        match self.tree().leaf(ino).map(|leaf| &leaf.data) {
+            None => Ok(Source::Base(ino)),
+            Some(Data::Below(Origin::Base(node))) => Ok(Source::Base(Base::ino(*node))),
+            Some(Data::Below(Origin::Replaced(content))) => Ok(Source::Replaced(content.clone())),
+            Some(Data::Below(Origin::Lost)) => Err(lost()),
             Some(Data::Here) => Err(ErrorKind::BadHandle.into()),
         }
     }
@@ -70,7 +75,7 @@ impl Inner {
 
     fn is_in_upper(&self, ino: Ino) -> Result<bool> {
         match self.tree().leaf(ino) {
-            Some(leaf) if leaf.kind == FileType::RegularFile => Ok(leaf.data == Data::Here),
+            Some(leaf) if leaf.kind == FileType::RegularFile => Ok(matches!(leaf.data, Data::Here)),
             Some(leaf) if leaf.kind == FileType::Directory => Err(ErrorKind::IsADirectory.into()),
             Some(_) => Err(ErrorKind::Invalid.into()),
             None => self.w.lower.find_file(ino).map(|_| false),
@@ -93,8 +98,8 @@ impl Inner {
         Ok(listing)
     }
 
-    /// Makes the attributes of an inode changeable, and says where it is.
-    async fn changeable(self: &Arc<Self>, ino: Ino, need: Need) -> Result<At> {
+    /// Makes the attributes of an inode changeable, and says where it is. They are to be changed while the [`Turn`] is held.
+    async fn changeable(self: &Arc<Self>, ino: Ino, need: Need) -> Result<(At, Turn)> {
         let is_directory = match self.tree().directory(&self.w, ino) {
             Ok(_) => true,
             Err(error) if error.kind() == ErrorKind::NotADirectory => false,
@@ -103,13 +108,13 @@ impl Inner {
         if is_directory {
             let mut tree = self.tree();
             if let Ok(at) = tree.at(&self.w, ino) {
-                return Ok(at);
+                return Ok((at, Turn::NotNeeded));
             }
             tree.raised(&self.w, ino)?;
-            return tree.at(&self.w, ino);
+            return Ok((tree.at(&self.w, ino)?, Turn::NotNeeded));
         }
-        self.raise(ino, need).await?;
-        self.tree().at(&self.w, ino)
+        let turn = self.raise(ino, need).await?;
+        Ok((self.tree().at(&self.w, ino)?, turn))
     }
 
     /// Copies up what a name leads to, if it is a file of the base.
@@ -117,7 +122,7 @@ impl Inner {
         let found = self.tree().find(&self.w, parent, name)?;
         match found {
             Some(Found::Base(node, kind)) if kind != FileType::Directory => {
-                self.raise(Base::ino(node), Need::Attributes).await
+                self.raise(Base::ino(node), Need::Attributes).await.map(drop)
             }
             _ => Ok(()),
         }
@@ -163,7 +168,7 @@ impl Vfs for Overlay {
             Some(_) => Need::Content,
             None => Need::Attributes,
         };
-        let at = self.0.changeable(ino, need).await?;
+        let (at, _turn) = self.0.changeable(ino, need).await?;
         let before = at.stat()?;
         if let Some(size) = changes.size {
             let file = match self.0.open.file(ino) {
@@ -236,7 +241,7 @@ impl Vfs for Overlay {
         if self.0.tree().directory(&self.0.w, ino).is_ok() {
             return Err(ErrorKind::NotPermitted.into());
         }
-        self.0.raise(ino, Need::Attributes).await?;
+        let _turn = self.0.raise(ino, Need::Attributes).await?;
         let mut tree = self.0.tree();
         tree.link(&self.0.w, ino, parent, name)?;
         let entry = tree.attr(&self.0.w, ino)?;
@@ -274,7 +279,8 @@ impl Vfs for Overlay {
         }
         let in_upper = self.0.is_in_upper(ino)?;
         if flags.write || flags.truncate {
-            self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
+            let _turn =
+                self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
             let opened = self.0.opened(ino)?;
             if flags.truncate {
                 let truncated = self.0.upper_file(ino).and_then(|file| Ok(file.set_len(0)?));
@@ -331,13 +337,18 @@ impl Vfs for Overlay {
             bytes.truncate(filled);
             return Ok(bytes.into());
         }
-        let below = self.0.below(ino)?;
-        self.0.w.lower.read(below, Fh::NONE, offset, size).await
+        match self.0.source(ino)? {
+            Source::Base(ino) => self.0.w.lower.read(ino, Fh::NONE, offset, size).await,
+            Source::Replaced(content) => {
+                let cached = self.0.w.lower.cached_content(&content);
+                cached.read(offset, size as usize).await.map_err(|error| Error::new(ErrorKind::Io, error))
+            }
+        }
     }
 
     async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
-        self.0.upper_file(ino)?.write_all_at(&data, offset)?;
-        u32::try_from(data.len()).map_err(|_| ErrorKind::Invalid.into())
+        let written = write_at(&*self.0.upper_file(ino)?, &data, offset)?;
+        u32::try_from(written).map_err(|_| ErrorKind::Invalid.into())
     }
 
     /// Whatever was written is in the local filesystem already: a close needs no message.
@@ -346,7 +357,14 @@ impl Vfs for Overlay {
     }
 
     async fn fsync(&self, ino: Ino, _fh: Fh, data_only: bool) -> Result<()> {
-        let Some(file) = self.0.open.file(ino) else { return Ok(()) };
+        let file = match self.0.open.file(ino) {
+            Some(file) => file,
+            // Its content is that of the base, but it may have attributes of its own.
+            None if self.0.tree().leaf(ino).is_some() => {
+                Arc::new(self.0.tree().at(&self.0.w, ino)?.open(OFlags::RDONLY)?)
+            }
+            None => return Ok(()),
+        };
         blocking(move || Ok(if data_only { file.sync_data()? } else { file.sync_all()? })).await
     }
 
@@ -451,8 +469,14 @@ impl Vfs for Overlay {
 
     async fn lseek(&self, ino: Ino, fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
         let Some(file) = self.0.open.file(ino) else {
-            let below = self.0.below(ino)?;
-            return self.0.w.lower.lseek(below, fh, offset, whence).await;
+            return match (self.0.source(ino)?, whence) {
+                (Source::Base(ino), _) => self.0.w.lower.lseek(ino, fh, offset, whence).await,
+                (Source::Replaced(content), _) if offset >= content.size => {
+                    Err(ErrorKind::NothingThere.into())
+                }
+                (Source::Replaced(_), SeekWhence::Data) => Ok(offset),
+                (Source::Replaced(content), SeekWhence::Hole) => Ok(content.size),
+            };
         };
         let offset = i64::try_from(offset).map_err(|_| ErrorKind::NothingThere)?;
         let to = match whence {
@@ -468,8 +492,7 @@ impl Vfs for Overlay {
         let Some(source) = self.0.open.file(from.ino) else {
             let chunk = u32::try_from(len.min(COPY_CHUNK)).expect("less than COPY_CHUNK");
             let bytes = self.read(from.ino, from.fh, from.offset, chunk).await?;
-            target.write_all_at(&bytes, to.offset)?;
-            return Ok(bytes.len() as u64);
+            return Ok(write_at(&target, &bytes, to.offset)? as u64);
         };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         blocking(move || {
@@ -487,7 +510,7 @@ impl Vfs for Overlay {
     }
 
     async fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: SetXattrMode) -> Result<()> {
-        let at = self.0.changeable(ino, Need::Attributes).await?;
+        let (at, _turn) = self.0.changeable(ino, Need::Attributes).await?;
         let flags = match mode {
             SetXattrMode::Set => XattrFlags::empty(),
             SetXattrMode::Create => XattrFlags::CREATE,
@@ -535,12 +558,22 @@ impl Vfs for Overlay {
     }
 
     async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        let at = self.0.changeable(ino, Need::Attributes).await?;
+        let (at, _turn) = self.0.changeable(ino, Need::Attributes).await?;
         Ok(lremovexattr(at.path()?, &*self.0.w.upper.form.kept_name(name))?)
     }
 }
 
-/// Runs what would hold up others on a thread of its own.
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
+/// Writes as much as there is room for; it is an error only if that is nothing.
+fn write_at(file: &std::fs::File, data: &[u8], offset: u64) -> Result<usize> {
+    let mut written = 0;
+    while written < data.len() {
+        match file.write_at(&data[written..], offset + written as u64) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if written == 0 => return Err(error.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
 }

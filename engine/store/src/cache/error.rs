@@ -74,6 +74,17 @@ impl FetchError {
     pub(super) fn new(id: ContentId, reason: Reason) -> Self {
         Self(Arc::new(Failure { id, reason }))
     }
+
+    /// Whether there was no room for it: reading it piece by piece may still work.
+    pub fn is_lack_of_room(&self) -> bool {
+        match &self.0.reason {
+            Reason::NoRoom => true,
+            Reason::Local(error) => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Reason::Stors(_) | Reason::Queue(_) | Reason::Flist(_) | Reason::Gap | Reason::Aborted => false,
+        }
+    }
 }
 
 impl fmt::Display for FetchError {

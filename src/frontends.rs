@@ -9,7 +9,8 @@ use crate::Refused;
 pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
     match lib {
         Lib::Fuser => Ok(&aysfs_frontend_fuser::Fuser),
-        Lib::Fuse3 | Lib::Polyfuse => {
+        Lib::Fuse3 => Ok(&aysfs_frontend_fuse3::Fuse3),
+        Lib::Polyfuse => {
             Err(Refused(format!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")).into())
         }
     }

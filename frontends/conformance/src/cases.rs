@@ -1,0 +1,15 @@
+//! All cases, by what they need.
+
+mod write;
+
+use crate::case::Case;
+
+/// Every group of cases.
+pub(crate) const ALL: &[&[Case]] = &[
+    write::access::CASES,
+    write::attributes::CASES,
+    write::content::CASES,
+    write::listing::CASES,
+    write::names::CASES,
+    write::xattrs::CASES,
+];

@@ -1,0 +1,97 @@
+//! What the processes of a trial do.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use aysfs_vfs::memfs::MemFs;
+use aysfs_vfs::{Frontend, MountOptions};
+use rustix::fs::Mode;
+use rustix::process::Signal;
+use tokio::runtime::Runtime;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::Suite;
+use crate::case::{Case, Check};
+use crate::mounted::Mounted;
+use crate::process::{Job, Role, Through, this_program};
+use crate::target::{Files, Target};
+
+/// The name of what is mounted, or of the directory, below the trial's.
+const AT: &str = "at";
+
+/// Does the job of this process.
+pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> ExitCode {
+    // Whoever waits for the end of this process is gone: nothing is to be left behind.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("a valid signal");
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    match job.role {
+        Role::Serve => serve(job, suite, target),
+        Role::Use => {
+            use_it(job, case);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn serve(job: &Job, suite: Option<&Suite>, target: &Target) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    let runtime = Runtime::new().expect("a runtime");
+    let mounted = mount(job, suite, target, &runtime);
+    let mut command = Command::new(this_program());
+    Job { role: Role::Use, ..job.clone() }.give_to(&mut command);
+    let status = command.status().expect("this program runs");
+    if let Some(mounted) = mounted {
+        mounted.unmount();
+    }
+    if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("the case: {status}");
+        ExitCode::FAILURE
+    }
+}
+
+/// Prepares the target; what is mounted for that.
+fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -> Option<Mounted> {
+    let all_users = MountOptions { allow_other: true, suid: true, dev: true, ..MountOptions::default() };
+    let frontend = || frontend(suite, job.through);
+    match target.files {
+        Files::Directory => {
+            fs::create_dir(job.dir.join(AT)).expect("a directory");
+            None
+        }
+        Files::MemFs => {
+            let fs = Arc::new(MemFs::default());
+            let mounted = Mounted::new(frontend(), fs, &job.dir, AT, &all_users, runtime.handle());
+            Some(mounted.unwrap_or_else(|error| panic!("cannot mount: {}", chain(&error))))
+        }
+    }
+}
+
+fn frontend(suite: Option<&Suite>, through: Through) -> &'static dyn Frontend {
+    let suite = suite.expect("only a suite with a frontend runs on targets that need one");
+    match through {
+        Through::Frontend => suite.frontend,
+        Through::Reference => suite.reference.expect("only a suite with a reference asks for it"),
+    }
+}
+
+fn use_it(job: &Job, case: &Case) {
+    let at: &Path = &job.dir.join(AT);
+    match case.check {
+        Check::Write(check) => check(at),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use crate::rig::Rig;
+use crate::user::Server;
+
 /// One promise of a filesystem.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
@@ -15,6 +18,9 @@ pub(crate) struct Case {
 pub(crate) enum Check {
     /// On an empty, writable filesystem: the directory to work in.
     Write(fn(&Path)),
+    /// What a frontend promises to the one who mounts: the process that mounts, and another one that it may start
+    /// to use the mount at a path.
+    Mount { serve: fn(&Rig<'_>), using: Option<fn(&Path, &mut Server)> },
 }
 
 impl Case {
@@ -24,8 +30,20 @@ impl Case {
     }
 }
 
-/// The cases of one group, by the names of their functions.
+/// The cases of one group, by the names of their functions; behind one that mounts, in parentheses, the function
+/// of the process that uses the mount.
 macro_rules! cases {
+    (Mount $group:literal: $($case:ident $(($using:ident))?)*) => {
+        pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {
+            group: $group,
+            name: stringify!($case),
+            check: $crate::case::Check::Mount {
+                serve: $case,
+                #[allow(unused_assignments)]
+                using: { let using = None; $(let using = using.or(Some($using as _));)? using },
+            },
+        }),*];
+    };
     ($check:ident $group:literal: $($case:ident)*) => {
         pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {
             group: $group,

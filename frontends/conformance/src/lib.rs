@@ -33,9 +33,11 @@ mod cases;
 mod mounted;
 mod place;
 mod process;
+mod rig;
 mod run;
 mod serve;
 mod target;
+mod user;
 mod verdict;
 
 use std::process::ExitCode;

@@ -14,6 +14,11 @@ use tokio::runtime::Handle;
 /// Where the mounts of a trial are noted, below its directory.
 const CONNECTIONS: &str = "connections";
 
+/// How what all users may use is mounted.
+pub(crate) fn all_users() -> MountOptions {
+    MountOptions { allow_other: true, suid: true, dev: true, ..MountOptions::default() }
+}
+
 /// A mount. The fields end in this order.
 pub(crate) struct Mounted {
     mount: Option<Box<dyn Mount>>,
@@ -23,7 +28,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts `vfs` on the new directory `name` below `dir`.
+    /// Mounts `vfs` on the directory `name` below `dir`.
     pub(crate) fn new(
         frontend: &dyn Frontend,
         vfs: Arc<dyn Vfs>,
@@ -33,7 +38,7 @@ impl Mounted {
         runtime: &Handle,
     ) -> Result<Self, MountError> {
         let at = dir.join(name);
-        fs::DirBuilder::new().mode(0o755).create(&at).expect("a new directory");
+        fs::DirBuilder::new().mode(0o755).recursive(true).create(&at).expect("a directory");
         let mount = frontend.mount(vfs, &at, options, runtime)?;
         let note = note(dir, &at);
         Ok(Self { mount: Some(mount), runtime: runtime.clone(), at, note })
@@ -41,6 +46,11 @@ impl Mounted {
 
     pub(crate) fn mount(&self) -> &dyn Mount {
         self.mount.as_deref().expect("it is there until it is dropped")
+    }
+
+    /// Drops the frontend's mount; the guard remains.
+    pub(crate) fn drop_mount(&mut self) {
+        self.mount.take();
     }
 
     /// Unmounts, whoever uses it, and waits until its last user is gone.

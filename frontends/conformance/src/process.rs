@@ -41,6 +41,8 @@ pub(crate) struct Job {
     pub(crate) through: Through,
     /// The directory of the trial.
     pub(crate) dir: PathBuf,
+    /// What is used: usually [`AT`] in it.
+    pub(crate) at: PathBuf,
 }
 
 /// What a process is in its trial.
@@ -64,6 +66,10 @@ const CASE: &str = "AYSFS_CONFORMANCE_CASE";
 const TARGET: &str = "AYSFS_CONFORMANCE_TARGET";
 const THROUGH: &str = "AYSFS_CONFORMANCE_THROUGH";
 const DIR: &str = "AYSFS_CONFORMANCE_DIR";
+const PLACE: &str = "AYSFS_CONFORMANCE_AT";
+
+/// The name of the target's directory below the trial's.
+pub(crate) const AT: &str = "at";
 
 impl Job {
     /// The job of this process; the first one has none.
@@ -79,7 +85,14 @@ impl Job {
             "reference" => Through::Reference,
             other => panic!("{THROUGH} is {other}"),
         };
-        Some(Self { role, case: value(CASE), target: value(TARGET), through, dir: value(DIR).into() })
+        Some(Self {
+            role,
+            case: value(CASE),
+            target: value(TARGET),
+            through,
+            dir: value(DIR).into(),
+            at: value(PLACE).into(),
+        })
     }
 
     /// Tells the program that `command` starts to do this.
@@ -94,7 +107,7 @@ impl Job {
         };
         command.env(ROLE, role).env(CASE, &self.case).env(TARGET, &self.target).env(THROUGH, through);
         // A panic tells enough; what is below it is always the same.
-        command.env(DIR, &self.dir).env("RUST_BACKTRACE", "0");
+        command.env(DIR, &self.dir).env(PLACE, &self.at).env("RUST_BACKTRACE", "0");
     }
 
     /// Runs the whole trial in a serving process.

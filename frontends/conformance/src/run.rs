@@ -11,7 +11,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
 
 use crate::case::Case;
-use crate::process::{Job, Outcome, Role, Through};
+use crate::process::{AT, Job, Outcome, Role, Through};
 use crate::target::{self, Target};
 use crate::verdict::{self, Run};
 use crate::{Skip, Suite, Targets, place, serve};
@@ -104,15 +104,18 @@ impl Runner {
             return verdict::explain(verdict::Blame::Case, &runs);
         }
         let twin = Target::local_twin(&case.check);
-        let locally = self.run_on(case, &twin, Through::Frontend);
-        let reference = self.suite.and_then(|suite| suite.reference).filter(|_| locally == Outcome::Passed);
-        let through_reference =
-            reference.map(|reference| (reference.name(), self.run_on(case, target, Through::Reference)));
-        let blame = verdict::blame(&locally, through_reference.as_ref().map(|(_, outcome)| outcome));
-        runs.push(Run { place: twin.name.to_owned(), outcome: locally });
-        if let Some((name, outcome)) = through_reference {
-            runs.push(Run { place: through(name), outcome });
-        }
+        let locally = twin.map(|twin| Run {
+            place: twin.name.to_owned(),
+            outcome: self.run_on(case, &twin, Through::Frontend),
+        });
+        let fails_locally = locally.as_ref().is_some_and(Run::failed);
+        let reference = self.suite.and_then(|suite| suite.reference).filter(|_| !fails_locally);
+        let elsewhere = reference.map(|reference| Run {
+            place: through(reference.name()),
+            outcome: self.run_on(case, target, Through::Reference),
+        });
+        let blame = verdict::blame(locally.as_ref(), elsewhere.as_ref());
+        runs.extend(locally.into_iter().chain(elsewhere));
         verdict::explain(blame, &runs)
     }
 
@@ -124,6 +127,7 @@ impl Runner {
             target: target.name.to_owned(),
             through,
             dir: dir.clone(),
+            at: dir.join(AT),
         };
         let outcome = job.run();
         if let Err(error) = fs::remove_dir_all(&dir) {

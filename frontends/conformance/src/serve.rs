@@ -1,12 +1,11 @@
 //! What the processes of a trial do.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use aysfs_vfs::memfs::MemFs;
-use aysfs_vfs::{Frontend, MountOptions};
+use aysfs_vfs::Frontend;
 use rustix::fs::Mode;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
@@ -14,12 +13,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::Suite;
 use crate::case::{Case, Check};
-use crate::mounted::Mounted;
-use crate::process::{Job, Role, Through, this_program};
+use crate::mounted::{Mounted, all_users};
+use crate::process::{AT, Job, Role, Through, this_program};
+use crate::rig::Rig;
 use crate::target::{Files, Target};
-
-/// The name of what is mounted, or of the directory, below the trial's.
-const AT: &str = "at";
+use crate::user::Server;
 
 /// Does the job of this process.
 pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> ExitCode {
@@ -27,20 +25,30 @@ pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Targe
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("a valid signal");
     rustix::process::umask(Mode::from_raw_mode(0o022));
     match job.role {
-        Role::Serve => serve(job, suite, target),
+        Role::Serve => serve(job, suite, case, target),
         Role::Use => {
-            use_it(job, case);
+            match case.check {
+                Check::Write(check) => check(&job.at),
+                Check::Mount { using, .. } => {
+                    let using = using.expect("only a case with a using process starts one");
+                    using(&job.at, &mut Server::of_this_process());
+                }
+            }
             ExitCode::SUCCESS
         }
     }
 }
 
-fn serve(job: &Job, suite: Option<&Suite>, target: &Target) -> ExitCode {
+fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::WARN)
         .with_writer(std::io::stderr)
         .without_time()
         .init();
+    if let Check::Mount { serve, .. } = case.check {
+        serve(&Rig::new(frontend(suite, job.through), job));
+        return ExitCode::SUCCESS;
+    }
     let runtime = Runtime::new().expect("a runtime");
     let mounted = mount(job, suite, target, &runtime);
     let mut command = Command::new(this_program());
@@ -59,16 +67,16 @@ fn serve(job: &Job, suite: Option<&Suite>, target: &Target) -> ExitCode {
 
 /// Prepares the target; what is mounted for that.
 fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -> Option<Mounted> {
-    let all_users = MountOptions { allow_other: true, suid: true, dev: true, ..MountOptions::default() };
     let frontend = || frontend(suite, job.through);
     match target.files {
         Files::Directory => {
-            fs::create_dir(job.dir.join(AT)).expect("a directory");
+            fs::create_dir(&job.at).expect("a directory");
             None
         }
+        Files::None => None,
         Files::MemFs => {
             let fs = Arc::new(MemFs::default());
-            let mounted = Mounted::new(frontend(), fs, &job.dir, AT, &all_users, runtime.handle());
+            let mounted = Mounted::new(frontend(), fs, &job.dir, AT, &all_users(), runtime.handle());
             Some(mounted.unwrap_or_else(|error| panic!("cannot mount: {}", chain(&error))))
         }
     }
@@ -79,13 +87,6 @@ fn frontend(suite: Option<&Suite>, through: Through) -> &'static dyn Frontend {
     match through {
         Through::Frontend => suite.frontend,
         Through::Reference => suite.reference.expect("only a suite with a reference asks for it"),
-    }
-}
-
-fn use_it(job: &Job, case: &Case) {
-    let at: &Path = &job.dir.join(AT);
-    match case.check {
-        Check::Write(check) => check(at),
     }
 }
 

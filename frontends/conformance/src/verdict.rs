@@ -13,8 +13,12 @@ pub(crate) enum Blame {
     FileSystem,
     /// It fails with this frontend only.
     Frontend,
-    /// It cannot be told, for want of another frontend.
+    /// It fails whatever the frontend, and a plain directory is nothing to compare with.
+    CaseOrFileSystem,
+    /// There is no other frontend to compare with.
     FileSystemOrFrontend,
+    /// There is nothing to compare with.
+    Unknown,
 }
 
 /// Where a trial ran, and how it ended.
@@ -23,13 +27,22 @@ pub(crate) struct Run {
     pub(crate) outcome: Outcome,
 }
 
-/// Judges a failure by how the same case ended on a plain directory, and through another frontend.
-pub(crate) fn blame(locally: &Outcome, through_reference: Option<&Outcome>) -> Blame {
-    match (locally, through_reference) {
-        (Outcome::Failed(_), _) => Blame::Case,
-        (Outcome::Passed, Some(Outcome::Failed(_))) => Blame::FileSystem,
-        (Outcome::Passed, Some(Outcome::Passed)) => Blame::Frontend,
-        (Outcome::Passed, None) => Blame::FileSystemOrFrontend,
+impl Run {
+    pub(crate) fn failed(&self) -> bool {
+        self.outcome != Outcome::Passed
+    }
+}
+
+/// Judges a failure by how the same case ended on a plain directory, if it can run there, and through another
+/// frontend, if there is one.
+pub(crate) fn blame(locally: Option<&Run>, elsewhere: Option<&Run>) -> Blame {
+    match (locally.map(Run::failed), elsewhere.map(Run::failed)) {
+        (Some(true), _) => Blame::Case,
+        (Some(false), Some(true)) => Blame::FileSystem,
+        (None, Some(true)) => Blame::CaseOrFileSystem,
+        (_, Some(false)) => Blame::Frontend,
+        (Some(false), None) => Blame::FileSystemOrFrontend,
+        (None, None) => Blame::Unknown,
     }
 }
 
@@ -40,11 +53,15 @@ impl fmt::Display for Blame {
             Self::FileSystem => {
                 "the filesystem is to blame: it fails through another frontend too, not on a plain directory"
             }
-            Self::Frontend => "the frontend is to blame: it fails with no other, nor on a plain directory",
+            Self::Frontend => "the frontend is to blame: it fails through no other, nor on a plain directory",
+            Self::CaseOrFileSystem => {
+                "the case or the filesystem is to blame: it fails through another frontend too"
+            }
             Self::FileSystemOrFrontend => {
                 "the filesystem or the frontend is to blame: it does not fail on a plain directory, and there is \
                  no other frontend to compare with"
             }
+            Self::Unknown => "nobody can be blamed: there is no other frontend to compare with",
         })
     }
 }
@@ -68,11 +85,15 @@ mod tests {
 
     #[test]
     fn the_first_place_that_fails_without_the_rest_is_to_blame() {
-        let failed = || Outcome::Failed("wrong".into());
-        assert_eq!(blame(&failed(), None), Blame::Case);
-        assert_eq!(blame(&failed(), Some(&Outcome::Passed)), Blame::Case);
-        assert_eq!(blame(&Outcome::Passed, Some(&failed())), Blame::FileSystem);
-        assert_eq!(blame(&Outcome::Passed, Some(&Outcome::Passed)), Blame::Frontend);
-        assert_eq!(blame(&Outcome::Passed, None), Blame::FileSystemOrFrontend);
+        let run = |outcome| Run { place: String::new(), outcome };
+        let (passed, failed) = (run(Outcome::Passed), run(Outcome::Failed(String::new())));
+        assert_eq!(blame(Some(&failed), None), Blame::Case);
+        assert_eq!(blame(Some(&failed), Some(&passed)), Blame::Case);
+        assert_eq!(blame(Some(&passed), Some(&failed)), Blame::FileSystem);
+        assert_eq!(blame(Some(&passed), Some(&passed)), Blame::Frontend);
+        assert_eq!(blame(Some(&passed), None), Blame::FileSystemOrFrontend);
+        assert_eq!(blame(None, Some(&failed)), Blame::CaseOrFileSystem);
+        assert_eq!(blame(None, Some(&passed)), Blame::Frontend);
+        assert_eq!(blame(None, None), Blame::Unknown);
     }
 }

@@ -98,11 +98,11 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) stor: StorAccess,
 
-    /// RO: read-only.
+    /// RO: read-only; OL: with local changes (still read-only in this version).
     #[arg(long, default_value = "RO", ignore_case = true, value_enum)]
     pub(crate) mode: Mode,
 
-    /// FUSE library: fuser.
+    /// FUSE library: fuser, fuse3 or polyfuse.
     #[arg(long, default_value = "fuser")]
     pub(crate) lib: Lib,
 
@@ -129,6 +129,9 @@ pub(crate) enum Mode {
     /// Read-only.
     #[value(name = "RO")]
     ReadOnly,
+    /// Overlay.
+    #[value(name = "OL")]
+    Overlay,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base};
+use aysfs_engine::{AysFs, Base, Mode};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions};
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// One filesystem to mount.
 pub(crate) struct Plan {
     pub(crate) point: PathBuf,
+    pub(crate) mode: Mode,
     pub(crate) flist: Request,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
@@ -118,7 +119,7 @@ async fn prepare_one(
     };
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
-            Ok(Ready { fs: AysFs::new(base, cache, Arc::new(stors)), plan })
+            Ok(Ready { fs: AysFs::new(base, cache, Arc::new(stors), plan.mode), plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -136,6 +137,11 @@ pub(crate) async fn load(
         let error = anyhow::Error::from(error);
         if permanent { Refused(format!("{error:#}")).into() } else { error }
     })
+}
+
+/// Says what mode OL cannot do yet.
+pub(crate) fn warn_of_overlay(point: &Path) {
+    warn!("{}: local changes are not in this version of aysfs: mode OL is read-only", point.display());
 }
 
 /// Where a flist is, in the words of the engine.

@@ -4,7 +4,6 @@
 //! turn, several times over, and what is shown is the ratio of neighbouring times: it means something on a busy
 //! machine, too.
 
-mod opening;
 mod serve;
 mod tree;
 mod workload;

@@ -11,17 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aysfs_benches::memory;
-use aysfs_engine::AysFs;
 use aysfs_engine::load::{self, Request, Source};
+use aysfs_engine::{AysFs, Mode};
 use aysfs_flist::ParseOptions;
 use aysfs_frontend_fuser::Fuser;
 use aysfs_store::{Cache, CacheOptions, Mirror, StorOptions};
-use aysfs_vfs::{Frontend, MountOptions, Vfs};
+use aysfs_vfs::{Frontend, MountOptions};
 use rustix::mount::UnmountFlags;
 use tokio::runtime::{Handle, Runtime};
 use url::Url;
-
-use crate::opening::Opening;
 
 /// The first argument of the process that serves a mount.
 pub(crate) const COMMAND: &str = "serve-a-mount";
@@ -110,9 +108,8 @@ pub(crate) fn serve(arguments: Vec<String>) {
         let base = load::load(&request, &stors, stors[0].deadline, backend).await.expect("a flist");
         let cache = Cache::open(&backend.join("cache"), CacheOptions::default()).expect("a cache");
         let stor = aysfs_store::open(&stors[0], &NAMESPACE.parse().expect("a name")).expect("a stor");
-        let fs = AysFs::new(base, cache, Arc::new(Mirror::new(stor, [])));
-        let vfs: Arc<dyn Vfs> =
-            if opens == format!("{:?}", Opens::Stateless) { Arc::new(fs) } else { Arc::new(Opening(fs)) };
+        let mode = if opens == format!("{:?}", Opens::Stateless) { Mode::ReadOnly } else { Mode::Overlay };
+        let vfs = Arc::new(AysFs::new(base, cache, Arc::new(Mirror::new(stor, [])), mode));
         let options = MountOptions { read_only: true, allow_other: true, ..MountOptions::default() };
         let mount = Fuser.mount(vfs, Path::new(&point), &options, &Handle::current()).expect("a mount");
         println!("mounted");

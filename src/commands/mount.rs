@@ -19,8 +19,14 @@ pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
 fn plan(args: MountArgs) -> anyhow::Result<Plan> {
     let access = Access::of(&args.stor)?;
     let flist = access::flist(&args.flist)?;
-    let Mode::ReadOnly = args.mode;
     let point = std::path::absolute(&args.mountpoint)?;
+    let mode = match args.mode {
+        Mode::ReadOnly => aysfs_engine::Mode::ReadOnly,
+        Mode::Overlay => {
+            mounts::warn_of_overlay(&point);
+            aysfs_engine::Mode::Overlay
+        }
+    };
     let trim = if args.trim_base { Some(point.clone()) } else { args.trim };
     let root = rustix::process::geteuid().is_root();
     Ok(Plan {
@@ -33,6 +39,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
             passthrough: Passthrough::Auto,
         },
         point,
+        mode,
         flist: Request {
             source: mounts::flist_source(&flist),
             parse: ParseOptions { trim, ..ParseOptions::default() },

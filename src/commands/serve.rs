@@ -55,14 +55,11 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         let (point, idle) = (mount.path.display(), idle.join(", "));
         warn!("{point}: not in this version of aysfs, and without effect: {idle}");
     }
-    let flist = match &mount.mode {
-        Mode::ReadOnly(flist) => flist,
+    let (flist, mode) = match &mount.mode {
+        Mode::ReadOnly(flist) => (flist, aysfs_engine::Mode::ReadOnly),
         Mode::Overlay(flist) => {
-            warn!(
-                "{}: local changes are not in this version of aysfs: mode OL is read-only",
-                mount.path.display()
-            );
-            flist
+            mounts::warn_of_overlay(&mount.path);
+            (flist, aysfs_engine::Mode::Overlay)
         }
         Mode::ReadWrite(_) => anyhow::bail!("mode RW is not in this version of aysfs: use RO"),
     };
@@ -76,6 +73,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
     Ok(Plan {
         point: mount.path.clone(),
+        mode,
         flist: Request {
             source: mounts::flist_source(&flist.source),
             parse: ParseOptions { trim: flist.trim.clone(), times, ..ParseOptions::default() },

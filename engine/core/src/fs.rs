@@ -19,15 +19,25 @@ use crate::opens::Opens;
 
 /// A mount: a base, and the cache that has or fetches its content.
 ///
-/// It is read-only. Since nothing changes, the kernel is allowed to believe everything for a day, and to read
-/// without opening; where it opens nevertheless, it gets the cached file itself ([`Opened::backing`]).
+/// It is read-only, whatever its [`Mode`]. Since nothing changes, the kernel is allowed to believe everything for a day.
 #[derive(Debug)]
 pub struct AysFs {
+    mode: Mode,
     base: Base,
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     opens: Opens,
     failures: Failures,
+}
+
+/// What may be done with a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The base alone: immutable, so the kernel reads without opening anything.
+    ReadOnly,
+    /// The base below local changes. There are none yet, but files are opened already: the kernel gets the cached file
+    /// itself ([`Opened::backing`]).
+    Overlay,
 }
 
 /// Why a read failed, and of what.
@@ -41,8 +51,8 @@ struct ReadError {
 
 impl AysFs {
     /// A mount of `base` that fetches from `stors` what `cache` lacks.
-    pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>) -> Self {
-        Self { base, cache, stors, opens: Opens::default(), failures: Failures::default() }
+    pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, mode: Mode) -> Self {
+        Self { mode, base, cache, stors, opens: Opens::default(), failures: Failures::default() }
     }
 
     /// The tree.
@@ -92,7 +102,11 @@ const READ_ONLY: ErrorKind = ErrorKind::ReadOnly;
 #[async_trait]
 impl Vfs for AysFs {
     fn caps(&self) -> Caps {
-        Caps { stateless: true, posix_acl: self.base.has_acls(), backing_files: true }
+        Caps {
+            stateless: self.mode == Mode::ReadOnly,
+            posix_acl: self.base.has_acls(),
+            backing_files: self.mode == Mode::Overlay,
+        }
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {

@@ -17,4 +17,4 @@ pub mod pack;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
-pub use fs::AysFs;
+pub use fs::{AysFs, Mode};

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aysfs_engine::{AysFs, Base, BaseError};
+use aysfs_engine::{AysFs, Base, BaseError, Mode};
 use aysfs_flist::{Entry as ListEntry, Header, Index, Kind, Owner, Pack, ParseOptions, Source, Timestamp};
 use aysfs_store::Fault;
 use aysfs_store::fault::Trouble;
@@ -23,7 +23,11 @@ const READ: OpenFlags =
     OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
 
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
-    Arc::new(AysFs::new(lab.base(entries), lab.cache(), lab.stors()))
+    mount_as(Mode::ReadOnly, lab, entries)
+}
+
+fn mount_as(mode: Mode, lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
+    Arc::new(AysFs::new(lab.base(entries), lab.cache(), lab.stors(), mode))
 }
 
 fn name(text: &str) -> Name {
@@ -136,7 +140,7 @@ async fn old_lists_have_names_or_numbers_as_owners() {
     let list = b"a|900150983cd24fb0d6963f7d28e17f72|3|1234|4321|644|2|5|5|\n\
                  b|900150983cd24fb0d6963f7d28e17f72|3|root|nobody knows|644|2|5|5|\n\
                  c|900150983cd24fb0d6963f7d28e17f72|3|4294967295|0|644|2|5|5|\n";
-    let fs = AysFs::new(lab.base_of(list), lab.cache(), lab.stors());
+    let fs = AysFs::new(lab.base_of(list), lab.cache(), lab.stors(), Mode::ReadOnly);
     let owners = async |path| {
         let attr = find(&fs, path).await;
         (attr.uid, attr.gid)
@@ -420,14 +424,14 @@ async fn reads_end_where_the_file_ends() {
     }
     let empty = find(&*fs, "empty").await.ino;
     assert_eq!(fs.read(empty, Fh::NONE, 0, 100).await.expect("nothing to fetch"), "");
-    assert!(fs.caps().stateless);
+    assert!(fs.caps().stateless && !fs.caps().backing_files);
 }
 
 #[tokio::test]
 async fn the_kernel_gets_a_cached_file_itself_once_nobody_reads_it_another_way() {
     let lab = Lab::new();
-    let fs = mount(&lab, &[lab.file("file", b"hello"), lab.file("other", b"x")]);
-    assert!(fs.caps().backing_files);
+    let fs = mount_as(Mode::Overlay, &lab, &[lab.file("file", b"hello"), lab.file("other", b"x")]);
+    assert!(fs.caps().backing_files && !fs.caps().stateless);
     let ino = find(&*fs, "file").await.ino;
     let first = fs.open(ino, READ).await.expect("opened");
     assert!(first.backing.is_none(), "it is not cached yet");

@@ -42,6 +42,7 @@
 mod drive;
 mod error;
 mod frontend;
+pub mod kernel;
 #[cfg(feature = "testing")]
 pub mod memfs;
 mod types;

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use aysfs_vfs::kernel;
+use aysfs_vfs::kernel::raw::{self, Xattr};
 use aysfs_vfs::{Created, Entry, Error, ErrorKind, Fh, FileKind, FileRange, Ino, Lookup, SetAttr};
 use bytes::Bytes;
 use fuser::{
@@ -20,8 +22,6 @@ use crate::convert;
 use crate::listing::{Entries, Names};
 use crate::session::Adapter;
 
-/// What one `copy_file_range` is asked for at most: its answer has 32 bits, and more must come in whole pages.
-const MAX_COPY: u64 = (u32::MAX as u64) & !4095;
 /// Inode numbers are never used twice.
 const GENERATION: Generation = Generation(0);
 /// A file that passes through is cached as its backing file; to ask for more (`FOPEN_KEEP_CACHE`) is EIO.
@@ -44,12 +44,10 @@ fn data(reply: ReplyData, data: Bytes) {
     reply.data(&data);
 }
 
-/// Answers with a value or its length, as the caller's buffer wants it.
-fn sized(room: u32) -> impl FnOnce(ReplyXattr, Bytes) {
-    move |reply, value| match u32::try_from(value.len()) {
-        Ok(len) if room == 0 => reply.size(len),
-        Ok(len) if len <= room => reply.data(&value),
-        _ => reply.error(Errno::ERANGE),
+fn xattr(reply: ReplyXattr, answer: Xattr) {
+    match answer {
+        Xattr::Length(length) => reply.size(length),
+        Xattr::Value(value) => reply.data(&value),
     }
 }
 
@@ -114,7 +112,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let changes = SetAttr {
-            perm: mode.map(convert::perm),
+            perm: mode.map(raw::perm),
             uid,
             gid,
             size,
@@ -147,13 +145,13 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let caller = convert::caller(request, self.umask(umask));
-        let (name, kind) = (convert::name(name), convert::kind(mode, rdev));
+        let (name, kind) = (convert::name(name), raw::kind(mode, rdev));
         self.serve(
             "mknod",
             parent,
             reply,
             |vfs| async move {
-                vfs.mknod(caller, convert::ino(parent), &name?, kind?, convert::perm(mode)).await
+                vfs.mknod(caller, convert::ino(parent), &name?, kind?, raw::perm(mode)).await
             },
             entry,
         );
@@ -174,7 +172,7 @@ impl Filesystem for Adapter {
             "mkdir",
             parent,
             reply,
-            |vfs| async move { vfs.mkdir(caller, convert::ino(parent), &name?, convert::perm(mode)).await },
+            |vfs| async move { vfs.mkdir(caller, convert::ino(parent), &name?, raw::perm(mode)).await },
             entry,
         );
     }
@@ -225,7 +223,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (convert::name(name), convert::name(new_name));
-        let mode = convert::rename_mode(flags);
+        let mode = raw::rename_mode(flags.bits());
         self.serve(
             "rename",
             parent,
@@ -265,7 +263,7 @@ impl Filesystem for Adapter {
             "open",
             ino,
             reply,
-            |vfs| async move { vfs.open(convert::ino(ino), convert::open_flags(flags.0)).await },
+            |vfs| async move { vfs.open(convert::ino(ino), raw::open_flags(flags.0.cast_unsigned())).await },
             move |reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
@@ -294,8 +292,8 @@ impl Filesystem for Adapter {
             parent,
             reply,
             |vfs| async move {
-                let flags = convert::open_flags(flags);
-                vfs.create(caller, convert::ino(parent), &name?, convert::perm(mode), flags).await
+                let flags = raw::open_flags(flags.cast_unsigned());
+                vfs.create(caller, convert::ino(parent), &name?, raw::perm(mode), flags).await
             },
             move |reply, Created { entry, opened }| {
                 let fh = FileHandle(opened.fh.0);
@@ -490,7 +488,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let mode = convert::xattr_mode(flags);
+        let mode = raw::xattr_mode(flags.cast_unsigned());
         self.serve(
             "setxattr",
             ino,
@@ -506,8 +504,8 @@ impl Filesystem for Adapter {
             "getxattr",
             ino,
             reply,
-            |vfs| async move { vfs.getxattr(convert::ino(ino), &name).await },
-            sized(size),
+            |vfs| async move { raw::xattr(size, vfs.getxattr(convert::ino(ino), &name).await?) },
+            xattr,
         );
     }
 
@@ -516,8 +514,8 @@ impl Filesystem for Adapter {
             "listxattr",
             ino,
             reply,
-            |vfs| async move { vfs.listxattr(convert::ino(ino)).await },
-            sized(size),
+            |vfs| async move { raw::xattr(size, vfs.listxattr(convert::ino(ino)).await?) },
+            xattr,
         );
     }
 
@@ -570,7 +568,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let mode = convert::fallocate_mode(mode);
+        let mode = raw::fallocate_mode(mode.cast_unsigned());
         self.serve(
             "fallocate",
             ino,
@@ -589,7 +587,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let whence = convert::whence(whence);
+        let whence = raw::whence(whence.cast_unsigned());
         self.serve(
             "lseek",
             ino,
@@ -622,7 +620,7 @@ impl Filesystem for Adapter {
             from,
             reply,
             |vfs| async move {
-                let copied = vfs.copy_file_range(source, target, len.min(MAX_COPY)).await?;
+                let copied = vfs.copy_file_range(source, target, len.min(kernel::MAX_COPY)).await?;
                 u32::try_from(copied).map_err(|error| Error::new(ErrorKind::Io, error))
             },
             ReplyWrite::written,

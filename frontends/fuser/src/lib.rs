@@ -21,20 +21,19 @@
 mod adapter;
 mod convert;
 mod listing;
-mod mount;
-mod mounting;
 mod passthrough;
 mod session;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
-use fuser::{Config, Session, SessionACL};
+use aysfs_vfs::kernel::{self, Mounted, Served};
+use aysfs_vfs::{Frontend, Ino, Mount, MountError, MountOptions, Name, Vfs};
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 
-use crate::mount::{FuserMount, Mounted};
 use crate::session::Adapter;
 
 /// The value of the config key `lib` that selects this frontend.
@@ -65,7 +64,9 @@ impl Frontend for Fuser {
         let stateless = vfs.caps().stateless;
         let (adapter, ended) = Adapter::new(vfs, options, runtime.clone());
 
-        let device = mounting::mount(&path, options)?;
+        // fuser could mount, too, but its session then unmounts *the path* once more when it ends, and hits whatever was
+        // mounted there meanwhile.
+        let device = kernel::mount(NAME, &path, options)?;
         let mounted = Mounted::find(path).map_err(refused)?;
         let serve = || {
             // The kernel keeps other users out, unless `allow_other`; fuser need not check again.
@@ -84,11 +85,24 @@ impl Frontend for Fuser {
             Ok(notifier)
         };
         match serve() {
-            Ok(notifier) => Ok(Box::new(FuserMount::new(mounted, notifier, ended, runtime.clone()))),
+            Ok(notifier) => Ok(Box::new(Served::new(mounted, Told(notifier), ended, runtime.clone()))),
             Err(error) => {
                 mounted.unmount_lazily();
                 Err(refused(error))
             }
         }
+    }
+}
+
+/// fuser's way to the kernel's caches.
+struct Told(Notifier);
+
+impl kernel::Notifier for Told {
+    fn invalidate_inode(&self, ino: Ino) -> io::Result<()> {
+        self.0.inval_inode(INodeNo(ino.0), 0, 0)
+    }
+
+    fn invalidate_entry(&self, parent: Ino, name: &Name) -> io::Result<()> {
+        self.0.inval_entry(INodeNo(parent.0), name.as_os_str())
     }
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use aysfs_vfs::kernel::{self, raw};
 use aysfs_vfs::{Error, Fh, Ino, MountOptions, Opened, Passthrough, Result, Vfs, drive};
 use fuser::{
     BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
@@ -112,7 +113,7 @@ impl Adapter {
 
     /// The umask that is left to apply.
     pub(crate) fn umask(&self, sent: u32) -> u16 {
-        if self.agreed().umask_is_ours { convert::perm(sent) & 0o777 } else { 0 }
+        if self.agreed().umask_is_ours { raw::perm(sent) & 0o777 } else { 0 }
     }
 
     /// Runs one call, and answers with what it returns.
@@ -182,12 +183,8 @@ impl Shared {
     }
 }
 
-/// The errno of a failed call; logs what has a story.
 fn errno(operation: &'static str, ino: INodeNo, error: &Error) -> Errno {
-    if error.cause().is_some() {
-        tracing::warn!(operation, ino = ino.0, "{error}");
-    }
-    Errno::from_i32(error.errno().raw_os_error())
+    Errno::from_i32(kernel::errno(operation, convert::ino(ino), error).raw_os_error())
 }
 
 /// A reply that can say no.

@@ -1,10 +1,7 @@
 //! Mounting: from a directory and options to a descriptor of `/dev/fuse` that serves it.
-//!
-//! fuser could do this too, but its session then unmounts *the path* once more when it ends, and hits whatever
-//! was mounted there meanwhile.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,28 +10,44 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use aysfs_vfs::{MountError, MountOptions};
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::NAME;
+use crate::{MountError, MountOptions};
 
 /// Options that every mount has; `default_permissions` lets the kernel check permissions.
 const ALWAYS: &str = "subtype=aysfs,default_permissions";
 
-/// Mounts on the directory `at`: itself as root, by `fusermount3` otherwise.
-pub(crate) fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+/// Mounts on the directory `at`: itself as root, by `fusermount3` otherwise. `frontend` is named in errors.
+///
+/// # Errors
+/// [`MountError::NoDevice`] without access to `/dev/fuse`, [`MountError::Mount`] with what the kernel or the helper said,
+/// [`MountError::Unsupported`] for what only root may ask for.
+pub fn mount(frontend: &'static str, at: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let refused = |source| MountError::Mount { path: at.to_owned(), source };
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountError::NoDevice)?;
-    let root = fs::metadata(at).map_err(refused)?;
-    if !root.is_dir() {
-        return Err(refused(io::ErrorKind::NotADirectory.into()));
-    }
+    let (device, root) = ready(at)?;
     if rustix::process::geteuid().is_root() {
         directly(at, root.mode(), options, device).map_err(refused)
     } else {
-        by_helper(at, &helper_options(options)?).map_err(refused)
+        by_helper(at, &helper_options(frontend, options)?).map_err(refused)
     }
+}
+
+/// Whether `at` could be mounted on, for a library that mounts by itself and says less when it fails.
+///
+/// # Errors
+/// [`MountError::NoDevice`] without access to `/dev/fuse`, [`MountError::Mount`] for what is not a directory.
+pub fn check(at: &Path) -> Result<(), MountError> {
+    ready(at).map(drop)
+}
+
+fn ready(at: &Path) -> Result<(File, Metadata), MountError> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountError::NoDevice)?;
+    let root = fs::metadata(at).and_then(|root| match root.is_dir() {
+        true => Ok(root),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    Ok((device, root.map_err(|source| MountError::Mount { path: at.to_owned(), source })?))
 }
 
 fn directly(at: &Path, mode: u32, options: &MountOptions, device: File) -> io::Result<OwnedFd> {
@@ -53,22 +66,42 @@ fn directly(at: &Path, mode: u32, options: &MountOptions, device: File) -> io::R
     Ok(device.into())
 }
 
-/// The options as the helper takes them.
-fn helper_options(options: &MountOptions) -> Result<String, MountError> {
-    let needs_root = |option| Err(MountError::Unsupported { frontend: NAME, option });
-    if options.suid {
+/// The options as `fusermount3 -o` takes them, for a library that can mount in no other way. `frontend` is named in errors.
+///
+/// # Errors
+/// [`MountError::Unsupported`] for what the helper would silently drop: it honours `suid` and `dev` only for root.
+pub fn helper_options(frontend: &'static str, options: &MountOptions) -> Result<String, MountError> {
+    let privileged = rustix::process::geteuid().is_root();
+    helper_options_of(frontend, options, privileged)
+}
+
+fn helper_options_of(
+    frontend: &'static str,
+    options: &MountOptions,
+    privileged: bool,
+) -> Result<String, MountError> {
+    let needs_root = |option| Err(MountError::Unsupported { frontend, option });
+    if options.suid && !privileged {
         return needs_root("suid without root privileges");
     }
-    if options.dev {
+    if options.dev && !privileged {
         return needs_root("dev without root privileges");
     }
     // Options are separated by commas.
     let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
-    Ok(format!(
-        "fsname={source},{ALWAYS}{}{}",
-        if options.allow_other { ",allow_other" } else { "" },
-        if options.read_only { ",ro" } else { "" },
-    ))
+    let mut listed = format!("fsname={source},{ALWAYS}");
+    for (option, asked) in [
+        ("allow_other", options.allow_other),
+        ("ro", options.read_only),
+        ("suid", options.suid),
+        ("dev", options.dev),
+    ] {
+        if asked {
+            listed.push(',');
+            listed.push_str(option);
+        }
+    }
+    Ok(listed)
 }
 
 /// Has `fusermount3` mount, and takes the descriptor that it sends through its standard input.
@@ -109,8 +142,10 @@ mod tests {
             MountOptions { suid: true, ..MountOptions::default() },
             MountOptions { dev: true, ..MountOptions::default() },
         ] {
-            let error = helper_options(&options).expect_err("the helper would drop it silently");
-            assert!(matches!(error, MountError::Unsupported { frontend: "fuser", .. }), "{error}");
+            let error =
+                helper_options_of("x", &options, false).expect_err("the helper would drop it silently");
+            assert!(matches!(error, MountError::Unsupported { frontend: "x", .. }), "{error}");
+            helper_options_of("x", &options, true).expect("the helper honours it");
         }
     }
 
@@ -118,6 +153,6 @@ mod tests {
     fn a_source_cannot_smuggle_options_past_the_helper() {
         let options = MountOptions { source: r"a\b,suid".into(), read_only: true, ..MountOptions::default() };
         let expected = r"fsname=a\\b\,suid,subtype=aysfs,default_permissions,ro";
-        assert_eq!(helper_options(&options).expect("nothing needs root"), expected);
+        assert_eq!(helper_options_of("x", &options, false).expect("nothing needs root"), expected);
     }
 }

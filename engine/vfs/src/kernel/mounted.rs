@@ -1,22 +1,19 @@
-//! A mount point from the outside: unmounting it, and telling the kernel what to drop.
+//! One mount in the mount table: finding it, and unmounting it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use async_trait::async_trait;
-use aysfs_vfs::{Ino, Mount, MountError, Name};
-use fuser::{INodeNo, Notifier};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
+
+use crate::MountError;
 
 /// One mount of ours in the mount table, told apart from others that may come to its place.
-#[derive(Clone)]
-pub(crate) struct Mounted {
+#[derive(Clone, Debug)]
+pub struct Mounted {
     path: PathBuf,
     id: u64,
     /// Major and minor number of the filesystem's (anonymous) device.
@@ -24,25 +21,32 @@ pub(crate) struct Mounted {
 }
 
 /// Whether the users of a filesystem matter when it is unmounted.
-#[derive(Clone, Copy)]
-enum Unmounting {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmounting {
+    /// It is unmounted only if nobody uses it.
     IfUnused,
+    /// Its name disappears now, the rest when its last user is gone.
     Lazily,
 }
 
 impl Mounted {
     /// What has just been mounted on `path`.
-    pub(crate) fn find(path: PathBuf) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn find(path: PathBuf) -> io::Result<Self> {
         let root = look_at(&path)?;
         Ok(Self { path, id: root.stx_mnt_id, device: (root.stx_dev_major, root.stx_dev_minor) })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The mount point.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Lets the kernel read further ahead than the 128 KiB which it offers at most to a FUSE filesystem.
-    pub(crate) fn raise_readahead(&self) {
+    /// Lets the kernel read further ahead than the 128 KiB which it offers at most to a FUSE filesystem. Only root may; without
+    /// it reads are a little slower.
+    pub fn raise_readahead(&self) {
         let (major, minor) = self.device;
         let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         if let Err(error) = fs::write(&setting, "1024") {
@@ -50,13 +54,18 @@ impl Mounted {
         }
     }
 
-    pub(crate) fn unmount_lazily(&self) {
+    /// Takes the mount away for good; what goes wrong is logged.
+    pub fn unmount_lazily(&self) {
         if let Err(error) = self.unmount(Unmounting::Lazily) {
             tracing::warn!("{}", chain(&error));
         }
     }
 
-    fn unmount(&self, how: Unmounting) -> Result<(), MountError> {
+    /// Unmounts it: itself as root, through `fusermount3` otherwise. What is not mounted any more is no error.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] if it is used and `how` minds.
+    pub fn unmount(&self, how: Unmounting) -> Result<(), MountError> {
         if !look_at(&self.path).is_ok_and(|root| root.stx_mnt_id == self.id) {
             return Ok(());
         }
@@ -90,7 +99,7 @@ impl Mounted {
         }
     }
 
-    fn refused(&self, source: io::Error) -> MountError {
+    pub(crate) fn refused(&self, source: io::Error) -> MountError {
         MountError::Unmount { path: self.path.clone(), source }
     }
 }
@@ -105,58 +114,5 @@ fn chain(error: &MountError) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
-}
-
-/// A filesystem that fuser serves.
-pub(crate) struct FuserMount {
-    mounted: Mounted,
-    notifier: Notifier,
-    /// Closed when the session and the last request have ended.
-    ended: watch::Receiver<()>,
-    runtime: Handle,
-}
-
-impl FuserMount {
-    pub(crate) fn new(
-        mounted: Mounted,
-        notifier: Notifier,
-        ended: watch::Receiver<()>,
-        runtime: Handle,
-    ) -> Self {
-        Self { mounted, notifier, ended, runtime }
-    }
-}
-
-#[async_trait]
-impl Mount for FuserMount {
-    async fn unmounted(&self) {
-        let mut ended = self.ended.clone();
-        while ended.changed().await.is_ok() {}
-    }
-
-    async fn unmount(&self, detach: bool) -> Result<(), MountError> {
-        let how = if detach { Unmounting::Lazily } else { Unmounting::IfUnused };
-        let mounted = self.mounted.clone();
-        let unmounting = self.runtime.spawn_blocking(move || mounted.unmount(how));
-        unmounting.await.map_err(|error| self.mounted.refused(error.into()))??;
-        if !detach {
-            self.unmounted().await;
-        }
-        Ok(())
-    }
-
-    fn invalidate_inode(&self, ino: Ino) -> io::Result<()> {
-        self.notifier.inval_inode(INodeNo(ino.0), 0, 0)
-    }
-
-    fn invalidate_entry(&self, parent: Ino, name: &Name) -> io::Result<()> {
-        self.notifier.inval_entry(INodeNo(parent.0), name.as_os_str())
-    }
-}
-
-impl Drop for FuserMount {
-    fn drop(&mut self) {
-        self.mounted.unmount_lazily();
     }
 }

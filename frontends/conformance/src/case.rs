@@ -20,7 +20,7 @@ pub(crate) enum Check {
     Write(fn(&Path)),
     /// What a frontend promises to the one who mounts: the process that mounts, and another one that it may start
     /// to use the mount at a path.
-    Mount { serve: fn(&Rig<'_>), using: Option<fn(&Path, &mut Server)> },
+    Mount { serve: fn(&Rig<'_>), using: Option<fn(&Path, &mut Server<'_>)> },
 }
 
 impl Case {
@@ -39,11 +39,12 @@ macro_rules! cases {
             name: stringify!($case),
             check: $crate::case::Check::Mount {
                 serve: $case,
-                #[allow(unused_assignments)]
-                using: { let using = None; $(let using = using.or(Some($using as _));)? using },
+                using: $crate::case::cases!(@using $($using)?),
             },
         }),*];
     };
+    (@using) => { None };
+    (@using $using:ident) => { Some($using) };
     ($check:ident $group:literal: $($case:ident)*) => {
         pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {
             group: $group,

@@ -1,5 +1,6 @@
 //! All cases, by what they need.
 
+mod mount;
 mod write;
 
 use crate::case::Case;
@@ -12,4 +13,10 @@ pub(crate) const ALL: &[&[Case]] = &[
     write::listing::CASES,
     write::names::CASES,
     write::xattrs::CASES,
+    mount::options::CASES,
+    mount::unmounting::CASES,
+    mount::waiting::CASES,
+    mount::caching::CASES,
+    mount::messages::CASES,
+    mount::unprivileged::CASES,
 ];

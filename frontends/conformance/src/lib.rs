@@ -31,6 +31,7 @@
 mod case;
 mod cases;
 mod mounted;
+mod nobody;
 mod place;
 mod process;
 mod rig;

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 
 /// Where the mounts of a trial are noted, below its directory.
-const CONNECTIONS: &str = "connections";
+pub(crate) const CONNECTIONS: &str = "connections";
 
 /// How what all users may use is mounted.
 pub(crate) fn all_users() -> MountOptions {
@@ -28,20 +28,19 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts `vfs` on the directory `name` below `dir`.
+    /// Mounts `vfs` on `at`, for the trial in `dir`.
     pub(crate) fn new(
         frontend: &dyn Frontend,
         vfs: Arc<dyn Vfs>,
+        at: &Path,
         dir: &Path,
-        name: &str,
         options: &MountOptions,
         runtime: &Handle,
     ) -> Result<Self, MountError> {
-        let at = dir.join(name);
-        fs::DirBuilder::new().mode(0o755).recursive(true).create(&at).expect("a directory");
-        let mount = frontend.mount(vfs, &at, options, runtime)?;
-        let note = note(dir, &at);
-        Ok(Self { mount: Some(mount), runtime: runtime.clone(), at, note })
+        fs::DirBuilder::new().mode(0o755).recursive(true).create(at).expect("a directory");
+        let mount = frontend.mount(vfs, at, options, runtime)?;
+        let note = note(dir, at);
+        Ok(Self { mount: Some(mount), runtime: runtime.clone(), at: at.to_owned(), note })
     }
 
     pub(crate) fn mount(&self) -> &dyn Mount {
@@ -76,7 +75,6 @@ fn note(dir: &Path, at: &Path) -> PathBuf {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     let root = statx(CWD, at, flags, StatxFlags::empty()).expect("it is mounted");
     let note = dir.join(CONNECTIONS).join(root.stx_dev_minor.to_string());
-    fs::create_dir_all(dir.join(CONNECTIONS)).expect("a directory");
     fs::write(&note, "").expect("noted");
     note
 }

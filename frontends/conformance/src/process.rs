@@ -175,7 +175,7 @@ fn kill(group: Pid) -> io::Result<()> {
 }
 
 /// Waits until a process has ended, if that happens in time.
-fn ended(process: &OwnedFd, within: Duration) -> io::Result<bool> {
+pub(crate) fn ended(process: &OwnedFd, within: Duration) -> io::Result<bool> {
     let within = Timespec::try_from(within).expect("a few minutes");
     loop {
         match poll(&mut [PollFd::new(&process.as_fd(), PollFlags::IN)], Some(&within)) {

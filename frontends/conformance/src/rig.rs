@@ -2,6 +2,7 @@
 //! of them.
 
 use std::fs;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -17,29 +18,31 @@ use crate::process::{Job, Role, this_program};
 use crate::user::User;
 
 /// Longer than anything takes that does not hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The bench of a case about mounting.
 pub(crate) struct Rig<'a> {
     frontend: &'static dyn Frontend,
     job: &'a Job,
+    dir: PathBuf,
     pub(crate) runtime: Runtime,
     mounts: AtomicUsize,
 }
 
 impl<'a> Rig<'a> {
-    pub(crate) fn new(frontend: &'static dyn Frontend, job: &'a Job) -> Self {
+    /// Mounts are made below `dir`.
+    pub(crate) fn new(frontend: &'static dyn Frontend, job: &'a Job, dir: &Path) -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        Self { frontend, job, runtime, mounts: AtomicUsize::new(0) }
+        Self { frontend, job, dir: dir.to_owned(), runtime, mounts: AtomicUsize::new(0) }
     }
 
     pub(crate) fn frontend(&self) -> &'static dyn Frontend {
         self.frontend
     }
 
-    /// The directory of the trial; what is left in it is removed.
+    /// A directory to work in; what is left in it is removed.
     pub(crate) fn dir(&self) -> &Path {
-        &self.job.dir
+        &self.dir
     }
 
     /// Mounts an empty memfs, open to all.
@@ -50,11 +53,17 @@ impl<'a> Rig<'a> {
     /// Mounts a memfs on a directory of its own.
     pub(crate) fn mount(&self, fs: MemFs, options: &MountOptions) -> Result<MemMount<'_>, MountError> {
         let fs = Arc::new(fs);
-        let name = format!("mount{}", self.mounts.fetch_add(1, Ordering::Relaxed));
+        let at = self.dir.join(format!("mount{}", self.mounts.fetch_add(1, Ordering::Relaxed)));
         let vfs: Arc<dyn Vfs> = Arc::clone(&fs) as _;
-        let mounted =
-            Mounted::new(self.frontend, vfs, &self.job.dir, &name, options, self.runtime.handle())?;
-        Ok(MemMount { mounted: Some(mounted), at: self.job.dir.join(name), fs, rig: self })
+        let mounted = Mounted::new(self.frontend, vfs, &at, &self.job.dir, options, self.runtime.handle())?;
+        Ok(MemMount { mounted, at, fs, rig: self })
+    }
+
+    /// Waits for what happens if nothing hangs.
+    #[track_caller]
+    pub(crate) fn wait_for<T>(&self, what: &str, happens: impl Future<Output = T>) -> T {
+        let in_time = async { tokio::time::timeout(PATIENCE, happens).await };
+        self.runtime.block_on(in_time).unwrap_or_else(|_| panic!("it never happened: {what}"))
     }
 
     /// Starts the process of this case that uses what is at `at`.
@@ -72,7 +81,7 @@ impl<'a> Rig<'a> {
 
 /// A mounted memfs.
 pub(crate) struct MemMount<'a> {
-    mounted: Option<Mounted>,
+    mounted: Mounted,
     at: PathBuf,
     pub(crate) fs: Arc<MemFs>,
     rig: &'a Rig<'a>,
@@ -84,12 +93,12 @@ impl MemMount<'_> {
     }
 
     pub(crate) fn mount(&self) -> &dyn Mount {
-        self.mounted.as_ref().expect("it was not dropped").mount()
+        self.mounted.mount()
     }
 
     /// Drops the [`Mount`], and nothing else.
     pub(crate) fn drop_mount(&mut self) {
-        self.mounted.as_mut().expect("it was not dropped before").drop_mount();
+        self.mounted.drop_mount();
     }
 
     pub(crate) fn unmount(&self) -> Result<(), MountError> {
@@ -103,7 +112,7 @@ impl MemMount<'_> {
 
     /// Waits for the end of the mount.
     pub(crate) fn wait_until_unmounted(&self) {
-        self.rig.runtime.block_on(self.mount().unmounted());
+        self.rig.wait_for("the mount ends", self.mount().unmounted());
     }
 
     /// Unmounts as soon as nobody uses it any more.

@@ -1,7 +1,7 @@
 //! From the list of cases to trials, and from trials to an exit code.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
 
 use crate::case::Case;
+use crate::mounted::CONNECTIONS;
 use crate::process::{AT, Job, Outcome, Role, Through};
 use crate::target::{self, Target};
 use crate::verdict::{self, Run};
@@ -140,6 +141,9 @@ impl Runner {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.path().join(number.to_string());
         DirBuilder::new().mode(0o755).create(&dir).expect("a new directory");
+        // A user without privileges mounts as well; a umask would apply to the making.
+        fs::create_dir(dir.join(CONNECTIONS)).expect("a new directory");
+        fs::set_permissions(dir.join(CONNECTIONS), Permissions::from_mode(0o1777)).expect("our own");
         dir
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use aysfs_vfs::memfs::MemFs;
 use aysfs_vfs::Frontend;
+use aysfs_vfs::memfs::MemFs;
 use rustix::fs::Mode;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::Suite;
 use crate::case::{Case, Check};
 use crate::mounted::{Mounted, all_users};
-use crate::process::{AT, Job, Role, Through, this_program};
+use crate::process::{Job, Role, Through, this_program};
 use crate::rig::Rig;
 use crate::target::{Files, Target};
 use crate::user::Server;
@@ -31,7 +31,7 @@ pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Targe
                 Check::Write(check) => check(&job.at),
                 Check::Mount { using, .. } => {
                     let using = using.expect("only a case with a using process starts one");
-                    using(&job.at, &mut Server::of_this_process());
+                    using(&job.at, &mut Server::of_this_process(frontend(suite, job.through), job));
                 }
             }
             ExitCode::SUCCESS
@@ -46,7 +46,7 @@ fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> Exit
         .without_time()
         .init();
     if let Check::Mount { serve, .. } = case.check {
-        serve(&Rig::new(frontend(suite, job.through), job));
+        serve(&Rig::new(frontend(suite, job.through), job, &job.dir));
         return ExitCode::SUCCESS;
     }
     let runtime = Runtime::new().expect("a runtime");
@@ -76,7 +76,7 @@ fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -
         Files::None => None,
         Files::MemFs => {
             let fs = Arc::new(MemFs::default());
-            let mounted = Mounted::new(frontend(), fs, &job.dir, AT, &all_users(), runtime.handle());
+            let mounted = Mounted::new(frontend(), fs, &job.at, &job.dir, &all_users(), runtime.handle());
             Some(mounted.unwrap_or_else(|error| panic!("cannot mount: {}", chain(&error))))
         }
     }

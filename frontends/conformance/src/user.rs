@@ -1,9 +1,15 @@
 //! A process that uses a mount while another serves it, and the words between them: one line each.
 
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use aysfs_vfs::Frontend;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::process::{Job, ended};
+use crate::rig::Rig;
 
 /// The using process, seen by the serving one. It is killed when dropped.
 pub(crate) struct User {
@@ -24,7 +30,7 @@ impl User {
 
     /// Waits until it says `word`.
     #[track_caller]
-    pub(crate) fn wait_for(&mut self, word: &str) {
+    pub(crate) fn hear(&mut self, word: &str) {
         let mut line = String::new();
         self.says.read_line(&mut line).expect("a pipe");
         assert_eq!(line.trim_end(), word, "(an empty word is the end of the using process)");
@@ -36,19 +42,28 @@ impl User {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).expect("it was not waited for yet");
+        kill_process(self.pid(), signal).expect("it was not waited for yet");
     }
 
-    /// Ends it by force, as the kernel does when memory runs out.
-    pub(crate) fn kill(mut self) {
-        self.process.kill().expect("it was not waited for yet");
-        self.process.wait().expect("a child");
+    /// Whether it ends in time.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let process = pidfd_open(self.pid(), PidfdFlags::empty()).expect("it was not waited for yet");
+        ended(&process, time).expect("it can be waited for")
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.process.wait().expect("a child")
     }
 
     /// Waits for its end, which must be a good one.
     #[track_caller]
-    pub(crate) fn finish(mut self) {
-        let status = self.process.wait().expect("a child");
+    pub(crate) fn finish(self) {
+        let status = self.wait();
         assert!(status.success(), "the using process: {status}");
     }
 }
@@ -62,12 +77,20 @@ impl Drop for User {
 }
 
 /// The serving process, seen by the using one.
-pub(crate) struct Server(());
+pub(crate) struct Server<'a> {
+    frontend: &'static dyn Frontend,
+    job: &'a Job,
+}
 
-impl Server {
+impl<'a> Server<'a> {
     /// For the process that was started by [`User::start`].
-    pub(crate) fn of_this_process() -> Self {
-        Self(())
+    pub(crate) fn of_this_process(frontend: &'static dyn Frontend, job: &'a Job) -> Self {
+        Self { frontend, job }
+    }
+
+    /// For a using process that mounts by itself, below `dir`.
+    pub(crate) fn rig(&self, dir: &Path) -> Rig<'a> {
+        Rig::new(self.frontend, self.job, dir)
     }
 
     pub(crate) fn say(&mut self, word: &str) {

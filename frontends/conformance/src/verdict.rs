@@ -53,7 +53,7 @@ impl fmt::Display for Blame {
             Self::FileSystem => {
                 "the filesystem is to blame: it fails through another frontend too, not on a plain directory"
             }
-            Self::Frontend => "the frontend is to blame: it fails through no other, nor on a plain directory",
+            Self::Frontend => "the frontend is to blame: it fails nowhere else",
             Self::CaseOrFileSystem => {
                 "the case or the filesystem is to blame: it fails through another frontend too"
             }

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::case::cases;
+use crate::nobody::{NOBODY, as_nobody};
 
 cases! { Write "access":
     the_kernel_checks_permissions
@@ -14,15 +14,6 @@ cases! { Write "access":
     writing_takes_set_uid_away
     a_new_owner_takes_set_uid_away
     the_umask_applies_once
-}
-
-const NOBODY: u32 = 65534;
-
-/// Runs a shell command in `at` as a user without any rights; whether it succeeds.
-fn as_nobody(at: &Path, command: &str) -> bool {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", command]).current_dir(at).uid(NOBODY).gid(NOBODY);
-    shell.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("a shell").success()
 }
 
 fn mode(path: &Path) -> u32 {

@@ -30,6 +30,10 @@ setup: ## Installs what building, testing and mounting need (Debian packages, ca
 setup-deny:
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 
+.PHONY: setup-posix
+setup-posix: setup
+	@{ command -v pjdfstest && command -v fsx; } >/dev/null || cargo install --quiet --locked pjdfstest fsx
+
 .PHONY: build
 build: setup ## Builds the command: target/release/aysfs
 	cargo build --locked --release
@@ -43,8 +47,13 @@ lint: setup setup-deny ## Formatting, clippy, docs, licences, and who may use wh
 	.ci/arrows
 
 .PHONY: test
-test: setup lint ## Everything that CI runs
+test: setup lint setup-posix ## Everything that CI runs
 	cargo test --locked --workspace
+	tests/posix.sh 20000
+
+.PHONY: posix
+posix: setup-posix ## pjdfstest and fsx on each frontend, at length
+	tests/posix.sh 1000000
 
 .PHONY: demo
 demo: setup ## A first look: packs a real tree, mounts it, runs a program from it

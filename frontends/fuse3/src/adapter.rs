@@ -26,8 +26,9 @@ use crate::listing::{Entries, Names};
 
 /// Largest write, in bytes; fuse3 has one buffer of this size.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("not zero");
-/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers. Many: reads for the page
+/// cache are among them, so this many slow fetches would hold up the reads of everybody else.
+const MAX_BACKGROUND: u16 = 4096;
 /// How many of them it takes to call the filesystem congested: what the kernel itself would set.
 const CONGESTED: u16 = MAX_BACKGROUND / 4 * 3;
 /// The longest target that the kernel takes for an answer, in bytes.

@@ -1,6 +1,7 @@
 //! All cases, by what they need.
 
 mod mount;
+mod read;
 mod write;
 
 use crate::case::Case;
@@ -13,6 +14,11 @@ pub(crate) const ALL: &[&[Case]] = &[
     write::listing::CASES,
     write::names::CASES,
     write::xattrs::CASES,
+    read::tree::CASES,
+    read::directories::CASES,
+    read::reading::CASES,
+    read::readers::CASES,
+    read::refusals::CASES,
     mount::options::CASES,
     mount::unmounting::CASES,
     mount::waiting::CASES,

@@ -28,6 +28,7 @@
 //!
 //! How to add a frontend, a case or a target is told in `frontends/README.md`.
 
+mod acl;
 mod case;
 mod cases;
 mod mounted;
@@ -36,6 +37,7 @@ mod place;
 mod process;
 mod rig;
 mod run;
+mod sample;
 mod serve;
 mod target;
 mod user;

@@ -7,7 +7,7 @@ use crate::user::Server;
 
 /// One promise of a filesystem.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
+pub struct Case {
     pub(crate) group: &'static str,
     pub(crate) name: &'static str,
     pub(crate) check: Check,
@@ -28,6 +28,12 @@ pub(crate) enum Check {
 }
 
 impl Case {
+    /// A case for a writable filesystem.
+    #[doc(hidden)]
+    pub const fn writing(group: &'static str, name: &'static str, check: fn(&Path)) -> Self {
+        Self { group, name, check: Check::Write(check) }
+    }
+
     /// Whether it compares with the sample tree.
     pub(crate) fn needs_sample(&self) -> bool {
         matches!(self.check, Check::Read(_) | Check::Refuse(_))

@@ -46,6 +46,8 @@ mod verdict;
 use std::process::ExitCode;
 
 use aysfs_vfs::Frontend;
+#[doc(hidden)]
+pub use case::Case;
 
 /// What a frontend is tested with.
 #[derive(Clone, Copy)]
@@ -88,4 +90,10 @@ pub fn run(suite: &Suite) -> ExitCode {
 /// Runs all cases that need no frontend on the local disk: this tests the cases.
 pub fn run_locally() -> ExitCode {
     run::run(None, cases::ALL)
+}
+
+/// Runs other cases, to test the suite itself.
+#[doc(hidden)]
+pub fn run_cases(suite: &Suite, cases: &'static [Case]) -> ExitCode {
+    run::run(Some(*suite), &[cases])
 }

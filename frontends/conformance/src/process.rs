@@ -160,8 +160,12 @@ fn run_to_end(mut command: Command, dir: &Path) -> io::Result<End> {
     // The first process is not reaped yet, so its number still means this group.
     kill(group)?;
     if !ended(&process, GRACE)? {
+        // It waits for an answer that it would have to give itself.
         abort_connections(dir);
-        ended(&process, GRACE)?;
+        if !ended(&process, GRACE)? {
+            eprintln!("process {group:?} cannot be ended: it is left in {}", dir.display());
+            return Ok(End::TimedOut);
+        }
     }
     let status = child.wait()?;
     Ok(match status.code() {

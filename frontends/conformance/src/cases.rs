@@ -18,6 +18,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     write::unlinked::CASES,
     write::xattrs::CASES,
     write::crowds::CASES,
+    write::signals::CASES,
     read::tree::CASES,
     read::directories::CASES,
     read::reading::CASES,

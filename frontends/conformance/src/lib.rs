@@ -4,13 +4,12 @@
 //! # use std::process::ExitCode;
 //! # use aysfs_vfs::Frontend;
 //! # fn with(ours: &'static dyn Frontend, other: &'static dyn Frontend) -> ExitCode {
-//! use aysfs_conformance::{Skip, Suite, Targets};
+//! use aysfs_conformance::{Skip, Suite};
 //!
-//! aysfs_conformance::run(&Suite {
-//!     frontend: ours,
-//!     reference: Some(other),
-//!     skips: &[Skip { case: "content::holes_are_found", targets: Targets::All, reason: "no lseek" }],
-//! })
+//! const SKIPS: &[Skip] =
+//!     &[Skip::everywhere("content::holes_are_found", "the library does not know lseek")];
+//!
+//! aysfs_conformance::run(&Suite { frontend: ours, reference: Some(other), skips: SKIPS })
 //! # }
 //! ```
 //!
@@ -69,6 +68,13 @@ pub struct Skip {
     pub targets: Targets,
     /// What is missing, and why that cannot be helped.
     pub reason: &'static str,
+}
+
+impl Skip {
+    /// A case that fails wherever it runs.
+    pub const fn everywhere(case: &'static str, reason: &'static str) -> Self {
+        Self { case, targets: Targets::All, reason }
+    }
 }
 
 /// Some targets.

@@ -11,5 +11,6 @@ pub(crate) mod data;
 pub(crate) mod listing;
 pub(crate) mod names;
 pub(crate) mod paths;
+pub(crate) mod signals;
 pub(crate) mod unlinked;
 pub(crate) mod xattrs;

@@ -31,3 +31,19 @@ pub(crate) const ALL: &[&[Case]] = &[
     mount::messages::CASES,
     mount::unprivileged::CASES,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// A skip and an argument mean one case.
+    #[test]
+    fn names_are_unique() {
+        let mut seen = HashSet::new();
+        for case in ALL.iter().copied().flatten() {
+            assert!(seen.insert(case.full_name()), "there are two cases {}", case.full_name());
+        }
+    }
+}

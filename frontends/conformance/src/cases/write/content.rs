@@ -11,6 +11,24 @@ use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom as Seeking, fallocate, seek};
 use rustix::io::Errno;
 
+use crate::case::cases;
+
+cases! { Write "content":
+    what_is_written_is_read
+    appending_goes_to_the_end
+    sizes_change
+    holes_are_found
+    space_is_changed
+    ranges_are_copied
+    mappings_are_coherent
+    a_mapping_of_an_append_handle_keeps_its_place
+    direct_io_works
+    syncing_succeeds
+    programs_run
+    locks_exclude
+    writers_do_not_disturb_each_other
+}
+
 const PAGE: usize = 4096;
 
 /// Bytes that differ from page to page and are not aligned to anything.
@@ -30,7 +48,7 @@ fn shared_mapping(file: &File) -> MmapMut {
     }
 }
 
-pub fn what_is_written_is_read(at: &Path) {
+fn what_is_written_is_read(at: &Path) {
     let data = pattern(5 * 1024 * 1024 + 123);
     fs::write(at.join("f"), &data).expect("written");
     assert!(fs::read(at.join("f")).expect("read") == data);
@@ -47,7 +65,7 @@ pub fn what_is_written_is_read(at: &Path) {
     assert_eq!(fs::metadata(at.join("f")).expect("it exists").len(), expected.len() as u64);
 }
 
-pub fn appending_goes_to_the_end(at: &Path) {
+fn appending_goes_to_the_end(at: &Path) {
     let open = || OpenOptions::new().append(true).create(true).open(at.join("log")).expect("opened");
     let (mut a, mut b) = (open(), open());
     for _ in 0..100 {
@@ -57,7 +75,7 @@ pub fn appending_goes_to_the_end(at: &Path) {
     assert_eq!(fs::read_to_string(at.join("log")).expect("read"), "aaa\nbb\n".repeat(100));
 }
 
-pub fn sizes_change(at: &Path) {
+fn sizes_change(at: &Path) {
     let path = at.join("f");
     fs::write(&path, pattern(10_000)).expect("written");
     let file = read_write(&path);
@@ -77,7 +95,7 @@ pub fn sizes_change(at: &Path) {
     assert_eq!(fs::read(&path).expect("read"), b"");
 }
 
-pub fn holes_are_found(at: &Path) {
+fn holes_are_found(at: &Path) {
     const FAR: u64 = 1 << 30;
     let file = read_write(&at.join("f"));
     file.write_all_at(&pattern(PAGE), 0).expect("written");
@@ -92,7 +110,7 @@ pub fn holes_are_found(at: &Path) {
     assert!(hole.iter().all(|b| *b == 0));
 }
 
-pub fn space_is_changed(at: &Path) {
+fn space_is_changed(at: &Path) {
     const LEN: u64 = 4 * PAGE as u64;
     let file = read_write(&at.join("f"));
     let size = || file.metadata().expect("open").len();
@@ -114,7 +132,7 @@ pub fn space_is_changed(at: &Path) {
     assert_eq!(fallocate(&file, FallocateFlags::empty(), 0, 0), Err(Errno::INVAL));
 }
 
-pub fn ranges_are_copied(at: &Path) {
+fn ranges_are_copied(at: &Path) {
     let data = pattern(3 * 1024 * 1024 + 7);
     fs::write(at.join("from"), &data).expect("written");
     let from = File::open(at.join("from")).expect("opened");
@@ -134,7 +152,7 @@ pub fn ranges_are_copied(at: &Path) {
     assert!(fs::read(at.join("copy")).expect("read") == data);
 }
 
-pub fn mappings_are_coherent(at: &Path) {
+fn mappings_are_coherent(at: &Path) {
     let path = at.join("f");
     fs::write(&path, pattern(3 * PAGE)).expect("written");
     let file = read_write(&path);
@@ -155,7 +173,7 @@ pub fn mappings_are_coherent(at: &Path) {
     );
 }
 
-pub fn a_mapping_of_an_append_handle_keeps_its_place(at: &Path) {
+fn a_mapping_of_an_append_handle_keeps_its_place(at: &Path) {
     let path = at.join("f");
     fs::write(&path, pattern(2 * PAGE)).expect("written");
     let file = OpenOptions::new().read(true).append(true).open(&path).expect("opened");
@@ -168,7 +186,7 @@ pub fn a_mapping_of_an_append_handle_keeps_its_place(at: &Path) {
     assert!(fs::read(&path).expect("read") == expected);
 }
 
-pub fn direct_io_works(at: &Path) {
+fn direct_io_works(at: &Path) {
     let flags = OFlags::DIRECT.bits().cast_signed();
     let direct = OpenOptions::new()
         .read(true)
@@ -190,7 +208,7 @@ pub fn direct_io_works(at: &Path) {
     assert_eq!(direct.metadata().expect("open").len(), (2 << 20) + PAGE as u64);
 }
 
-pub fn syncing_succeeds(at: &Path) {
+fn syncing_succeeds(at: &Path) {
     let mut file = File::create(at.join("f")).expect("made");
     file.write_all(b"x").expect("written");
     file.sync_data().expect("synced");
@@ -198,14 +216,14 @@ pub fn syncing_succeeds(at: &Path) {
     File::open(at).expect("a directory").sync_all().expect("synced");
 }
 
-pub fn programs_run(at: &Path) {
+fn programs_run(at: &Path) {
     let program = at.join("true");
     fs::copy("/bin/true", &program).expect("copied");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
     assert!(Command::new(&program).status().expect("it runs").success());
 }
 
-pub fn locks_exclude(at: &Path) {
+fn locks_exclude(at: &Path) {
     let first = File::create(at.join("f")).expect("made");
     let second = File::open(at.join("f")).expect("opened");
     first.lock().expect("locked");
@@ -214,7 +232,7 @@ pub fn locks_exclude(at: &Path) {
     second.try_lock().expect("free");
 }
 
-pub fn writers_do_not_disturb_each_other(at: &Path) {
+fn writers_do_not_disturb_each_other(at: &Path) {
     const WRITERS: u8 = 8;
     const ROUNDS: u8 = 20;
     const CHUNK: usize = 64 * 1024 + 1;

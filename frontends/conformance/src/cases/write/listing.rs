@@ -7,7 +7,15 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Dir, FileType, Mode, mknodat};
 
-pub fn entries_have_their_type_and_inode(at: &Path) {
+use crate::case::cases;
+
+cases! { Write "listing":
+    entries_have_their_type_and_inode
+    ten_thousand_names_are_listed_once_while_others_change
+    a_listing_can_start_again
+}
+
+fn entries_have_their_type_and_inode(at: &Path) {
     File::create(at.join("file")).expect("made");
     fs::create_dir(at.join("dir")).expect("made");
     symlink("file", at.join("link")).expect("made");
@@ -38,7 +46,7 @@ pub fn entries_have_their_type_and_inode(at: &Path) {
     }
 }
 
-pub fn ten_thousand_names_are_listed_once_while_others_change(at: &Path) {
+fn ten_thousand_names_are_listed_once_while_others_change(at: &Path) {
     const LASTING: usize = 10_000;
     for i in 0..LASTING {
         File::create(at.join(format!("lasting{i}"))).expect("made");
@@ -61,7 +69,7 @@ pub fn ten_thousand_names_are_listed_once_while_others_change(at: &Path) {
     }
 }
 
-pub fn a_listing_can_start_again(at: &Path) {
+fn a_listing_can_start_again(at: &Path) {
     for i in 0..300 {
         File::create(at.join(format!("f{i}"))).expect("made");
     }

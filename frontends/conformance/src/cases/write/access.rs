@@ -2,17 +2,18 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-const NOBODY: u32 = 65534;
+use crate::case::cases;
+use crate::nobody::{NOBODY, as_nobody};
 
-/// Runs a shell command in `at` as a user without any rights; whether it succeeds.
-fn as_nobody(at: &Path, command: &str) -> bool {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", command]).current_dir(at).uid(NOBODY).gid(NOBODY);
-    shell.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("a shell").success()
+cases! { Write "access":
+    the_kernel_checks_permissions
+    sticky_directories_protect_names
+    writing_takes_set_uid_away
+    a_new_owner_takes_set_uid_away
+    the_umask_applies_once
 }
 
 fn mode(path: &Path) -> u32 {
@@ -28,7 +29,7 @@ fn open_up(at: &Path) {
     set_mode(at, 0o755);
 }
 
-pub fn the_kernel_checks_permissions(at: &Path) {
+fn the_kernel_checks_permissions(at: &Path) {
     open_up(at);
     fs::write(at.join("secret"), "x").expect("written");
     set_mode(&at.join("secret"), 0o600);
@@ -48,7 +49,7 @@ pub fn the_kernel_checks_permissions(at: &Path) {
     assert_eq!(fs::read(at.join("public")).expect("read"), b"y\n");
 }
 
-pub fn sticky_directories_protect_names(at: &Path) {
+fn sticky_directories_protect_names(at: &Path) {
     open_up(at);
     fs::create_dir(at.join("tmp")).expect("made");
     set_mode(&at.join("tmp"), 0o1777);
@@ -62,7 +63,7 @@ pub fn sticky_directories_protect_names(at: &Path) {
     assert!(as_nobody(at, "mv tmp/own tmp/renamed && rm tmp/renamed"));
 }
 
-pub fn writing_takes_set_uid_away(at: &Path) {
+fn writing_takes_set_uid_away(at: &Path) {
     open_up(at);
     let file = at.join("f");
     fs::write(&file, "x").expect("written");
@@ -74,7 +75,7 @@ pub fn writing_takes_set_uid_away(at: &Path) {
     assert_eq!(fs::read(&file).expect("read"), b"by rootmore\n");
 }
 
-pub fn a_new_owner_takes_set_uid_away(at: &Path) {
+fn a_new_owner_takes_set_uid_away(at: &Path) {
     let file = at.join("f");
     File::create(&file).expect("made");
     set_mode(&file, 0o6711);
@@ -86,7 +87,7 @@ pub fn a_new_owner_takes_set_uid_away(at: &Path) {
     assert_eq!(mode(&at.join("d")), 0o2755, "of a directory the bit means something else");
 }
 
-pub fn the_umask_applies_once(at: &Path) {
+fn the_umask_applies_once(at: &Path) {
     let shell = |command| {
         let status = Command::new("sh").args(["-c", command]).current_dir(at).status().expect("a shell");
         assert!(status.success(), "{command}");

@@ -43,8 +43,10 @@ use crate::session::Agreed;
 const NAME: &str = "polyfuse";
 /// Largest write, and largest read, in bytes. See "What polyfuse cannot do".
 const MAX_WRITE: u32 = 128 << 10;
-/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers. Many: reads for the page
+/// cache are among them, so this many slow fetches would hold up the reads of everybody else. Not more: each that waits
+/// keeps its buffer.
+const MAX_BACKGROUND: u16 = 2048;
 
 /// The frontend over the polyfuse library.
 #[derive(Clone, Copy, Debug, Default)]

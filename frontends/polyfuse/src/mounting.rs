@@ -32,6 +32,9 @@ const DEFAULT_PATH: &str = "/usr/bin:/bin";
 
 /// Mounts on the directory `at` with the `options` of `fusermount3 -o`.
 pub(crate) fn mount(at: &Path, options: &str, mut config: KernelConfig) -> io::Result<(Session, Mounted)> {
+    if options.contains('\0') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the source holds a NUL byte"));
+    }
     let below = Mounted::find(at.to_owned())?;
     let helper = helper(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))?;
     let mut said = Unnamed::new("aysfs-helper-said")?;
@@ -42,19 +45,17 @@ pub(crate) fn mount(at: &Path, options: &str, mut config: KernelConfig) -> io::R
     config.auto_unmount(false).fusermount_path(SHELL);
     match Session::mount(script.path(), config) {
         Ok(session) => Ok((session, Mounted::find(at.to_owned())?)),
-        Err(error) => {
-            match Mounted::find(at.to_owned()) {
-                // Mounted, but not agreed with the kernel.
-                Ok(mounted) if mounted != below => mounted.unmount_lazily(),
-                _ => {
-                    let reason = reason(&mut said.file)?;
-                    if !reason.is_empty() {
-                        return Err(io::Error::other(reason));
-                    }
-                }
+        Err(error) => match Mounted::find(at.to_owned()) {
+            // Mounted, but not agreed with the kernel.
+            Ok(mounted) if mounted != below => {
+                mounted.unmount_lazily();
+                Err(error)
             }
-            Err(error)
-        }
+            _ => match reason(&mut said.file)? {
+                reason if reason.is_empty() => Err(error),
+                reason => Err(io::Error::other(reason)),
+            },
+        },
     }
 }
 
@@ -88,14 +89,18 @@ fn quoted(word: &OsStr) -> Vec<u8> {
 
 /// What the helper said when it failed. polyfuse does not wait for its end then, so that is done here.
 fn reason(said: &mut File) -> io::Result<String> {
-    let mut text = String::new();
-    said.read_to_string(&mut text)?;
-    let process = text.lines().next().and_then(|line| Pid::from_raw(line.parse().ok()?));
-    let Some(process) = process else { return Ok(text) };
-    waitpid(Some(process), WaitOptions::empty())?;
-    said.read_to_string(&mut text)?;
-    let said = text.split_once('\n').map_or("", |(_, said)| said);
-    Ok(said.trim().to_owned())
+    let mut words = Vec::new();
+    said.read_to_end(&mut words)?;
+    let number = words.iter().position(|byte| *byte == b'\n').map(|end| words.drain(..=end).collect());
+    let process =
+        number.and_then(|line| Pid::from_raw(String::from_utf8(line).ok()?.trim_end().parse().ok()?));
+    let Some(process) = process else {
+        return Ok(format!("{SHELL} did not run {HELPER}: is it there, and is /proc mounted?"));
+    };
+    // Fails if it is no child of ours any more, which is what is wanted.
+    let _ = waitpid(Some(process), WaitOptions::empty());
+    said.read_to_end(&mut words)?;
+    Ok(String::from_utf8_lossy(&words).trim().to_owned())
 }
 
 /// A file in memory that other processes of this user find while it is open here.

@@ -148,7 +148,7 @@ impl Shared {
 
 /// A request that wants one answer.
 ///
-/// If it is dropped without, its call was interrupted, or has panicked, and that is the answer.
+/// If it is dropped without, its call was interrupted, or has panicked, or the answer was not one: that is the answer.
 pub(crate) struct Asked {
     // Goes before what keeps the session alive.
     request: Request,
@@ -176,13 +176,11 @@ impl Asked {
     }
 
     pub(crate) fn send(mut self, value: impl Bytes) {
-        self.answered = true;
-        told(self.request.reply(value));
+        self.answered = told(self.request.reply(value));
     }
 
     pub(crate) fn refuse(mut self, errno: Errno) {
-        self.answered = true;
-        refuse(&self.request, errno);
+        self.answered = told(self.request.reply_error(errno.raw_os_error()));
     }
 }
 
@@ -202,9 +200,10 @@ pub(crate) fn refuse(request: &Request, errno: Errno) {
     told(request.reply_error(errno.raw_os_error()));
 }
 
-/// The kernel refuses an answer that nobody waits for any more.
-fn told(answer: io::Result<()>) {
-    if let Err(error) = answer {
+/// Whether the kernel took an answer: it does not if nobody waits for it any more.
+fn told(answer: io::Result<()>) -> bool {
+    if let Err(error) = &answer {
         tracing::debug!(%error, "an answer was not taken");
     }
+    answer.is_ok()
 }

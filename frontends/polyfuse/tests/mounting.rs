@@ -117,6 +117,14 @@ fn what_the_helper_says_is_the_reason() {
     }
 }
 
+#[test]
+fn a_source_that_no_program_can_be_given_is_refused() {
+    let (at, runtime) = (MountPoint::new(), Runtime::new().expect("a runtime"));
+    let error = at.mount("a\0b", &runtime).err().expect("refused");
+    assert_eq!(cause(&error), "the source holds a NUL byte");
+    assert_eq!(at.source(), None);
+}
+
 /// Whether a child of this process has ended, and was not waited for.
 fn has_dead_child() -> bool {
     let processes = fs::read_dir("/proc").expect("the processes").filter_map(Result::ok);

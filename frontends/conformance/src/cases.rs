@@ -1,6 +1,7 @@
 //! All cases, by what they need.
 
 mod mount;
+mod read;
 mod write;
 
 use crate::case::Case;
@@ -10,9 +11,19 @@ pub(crate) const ALL: &[&[Case]] = &[
     write::access::CASES,
     write::attributes::CASES,
     write::content::CASES,
+    write::data::CASES,
     write::listing::CASES,
     write::names::CASES,
+    write::paths::CASES,
+    write::unlinked::CASES,
     write::xattrs::CASES,
+    write::crowds::CASES,
+    write::signals::CASES,
+    read::tree::CASES,
+    read::directories::CASES,
+    read::reading::CASES,
+    read::readers::CASES,
+    read::refusals::CASES,
     mount::options::CASES,
     mount::unmounting::CASES,
     mount::waiting::CASES,

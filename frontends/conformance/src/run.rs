@@ -4,8 +4,8 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tempfile::TempDir;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::case::Case;
 use crate::mounted::CONNECTIONS;
 use crate::process::{AT, Job, Outcome, Role, Through};
+use crate::sample::Sample;
 use crate::target::{self, Target};
 use crate::verdict::{self, Run};
 use crate::{Skip, Suite, Targets, place, serve};
@@ -73,12 +74,13 @@ impl Skip {
 struct Runner {
     suite: Option<Suite>,
     dir: TempDir,
+    sample: OnceLock<()>,
     next: AtomicUsize,
 }
 
 impl Runner {
     fn new(suite: Option<Suite>) -> Self {
-        Self { suite, dir: place::temporary_directory(), next: AtomicUsize::new(0) }
+        Self { suite, dir: place::temporary_directory(), sample: OnceLock::new(), next: AtomicUsize::new(0) }
     }
 
     fn trial(&self, case: &Case, target: &Target, skip: Option<&Skip>) -> Result<Completion, Failed> {
@@ -121,12 +123,17 @@ impl Runner {
     }
 
     fn run_on(&self, case: &Case, target: &Target, through: Through) -> Outcome {
+        let sample = self.dir.path().join("sample");
+        if case.needs_sample() {
+            self.sample.get_or_init(|| Sample(&sample).make());
+        }
         let dir = self.new_directory();
         let job = Job {
             role: Role::Serve,
             case: case.full_name(),
             target: target.name.to_owned(),
             through,
+            sample,
             dir: dir.clone(),
             at: dir.join(AT),
         };

@@ -25,6 +25,7 @@ cases! { Mount "caching":
     a_stateless_mount_reads_far_ahead
     the_kernel_believes_until_it_is_told
     told_to_drop_an_open_file_the_kernel_asks_again
+    a_cached_listing_shows_what_has_changed
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -193,6 +194,33 @@ fn told_to_drop_an_open_file_the_kernel_asks_again(rig: &Rig<'_>) {
     assert_eq!(&read().expect("read"), b"new");
     assert_eq!(file.metadata().expect("open").len(), 20);
     assert_eq!(fs::read(mounted.path().join("f")).expect("read"), b"new content\0\0\0\0\0\0\0\0\0");
+}
+
+fn a_cached_listing_shows_what_has_changed(rig: &Rig<'_>) {
+    for cache in [KernelCache::Keep, KernelCache::Fresh, KernelCache::Direct] {
+        let mounted = rig.memfs(MemFsOptions { cache, ..believed() });
+        let dir = mounted.path().join("dir");
+        for number in 0..300 {
+            mounted.fs.add_file(&format!("dir/{number}"), b"x");
+        }
+        let count = || fs::read_dir(&dir).expect("listed").filter(Result::is_ok).count();
+        assert_eq!((count(), count()), (300, 300));
+        let before = mounted.fs.calls("readdir");
+        assert_eq!(count(), 300);
+        // What was listed to its end is kept.
+        assert_eq!(mounted.fs.calls("readdir") == before, cache == KernelCache::Keep, "{cache:?}");
+        fs::write(dir.join("new"), "x").expect("written");
+        assert_eq!(count(), 301, "{cache:?}");
+        fs::remove_file(dir.join("7")).expect("removed");
+        fs::rename(dir.join("8"), dir.join("9")).expect("renamed");
+        assert_eq!(count(), 299, "{cache:?}");
+        let ino = Ino(fs::metadata(&dir).expect("it exists").ino());
+        let behind = name("behind");
+        let made = mounted.fs.mknod(ROOT, ino, &behind, FileKind::Regular, 0o644);
+        rig.runtime.block_on(made).expect("made");
+        mounted.mount().invalidate_inode(ino).expect("told");
+        assert_eq!(count(), 300, "{cache:?}");
+    }
 }
 
 /// Changes the beginning of a file behind the kernel's back.

@@ -122,6 +122,8 @@ fn changed_pages_are_not_lost_when_their_process_is_killed(rig: &Rig<'_>) {
     let ino = mounted.fs.add_file("f", &[0; PAGE]);
     let mut user = rig.user(mounted.path());
     user.hear("changed");
+    let busy = mounted.unmount().expect_err("it is mapped");
+    assert!(matches!(busy, MountError::Busy(_)), "{busy}");
     user.signal(Signal::KILL);
     assert!(!user.wait().success());
     mounted.unmount_eventually();

@@ -9,7 +9,8 @@ use crate::Refused;
 pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
     match lib {
         Lib::Fuser => Ok(&aysfs_frontend_fuser::Fuser),
-        Lib::Fuse3 | Lib::Polyfuse => {
+        Lib::Polyfuse => Ok(&aysfs_frontend_polyfuse::Polyfuse),
+        Lib::Fuse3 => {
             Err(Refused(format!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")).into())
         }
     }

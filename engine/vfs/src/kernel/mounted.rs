@@ -44,6 +44,13 @@ impl Mounted {
         &self.path
     }
 
+    /// The number by which the kernel knows the connection: in `/sys/fs/fuse/connections`, and in what it tells of a
+    /// descriptor of `/dev/fuse`.
+    pub fn connection(&self) -> u32 {
+        // The minor number alone: anonymous devices have major number 0.
+        self.device.1
+    }
+
     /// Lets the kernel read further ahead than the 128 KiB which it offers at most to a FUSE filesystem. Only root may; without
     /// it reads are a little slower.
     pub fn raise_readahead(&self) {

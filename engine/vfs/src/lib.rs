@@ -48,7 +48,7 @@ pub mod memfs;
 mod types;
 mod vfs;
 
-pub use drive::drive;
+pub use drive::{Started, drive, start};
 pub use error::{Error, ErrorKind, Result};
 pub use frontend::{Frontend, Mount, MountError, MountOptions, Passthrough};
 pub use types::{

@@ -5,6 +5,11 @@ use aysfs_vfs::Frontend;
 
 use crate::Refused;
 
+/// The libraries that this build has a frontend for.
+pub(crate) fn all() -> impl Iterator<Item = Lib> {
+    Lib::ALL.into_iter().filter(|lib| frontend(*lib).is_ok())
+}
+
 /// The frontend for a library, if this build has it.
 pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
     match lib {

@@ -30,7 +30,7 @@ use self::serve::{NAMESPACE, Opens, Setup};
 use self::workload::{Done, Workload};
 
 /// The tree that is measured.
-const SHORT: Shape = Shape { files: 15_000, large: 256 << 20 };
+const SHORT: Shape = Shape { files: 20_000, large: 256 << 20 };
 /// The tree of `--long`.
 const LONG: Shape = Shape { files: 50_000, large: 512 << 20 };
 

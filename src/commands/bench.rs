@@ -112,11 +112,9 @@ fn show(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let width = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(WIDTH, |size| size.ws_col.into());
+    println!("{}; {} in {}", report.machine, report.filesystem, report.dir);
     println!(
-        "{}; {} in {}; {} files of {} on average and one of {}; medians of {} runs\n",
-        report.machine,
-        report.filesystem,
-        report.dir,
+        "{} files of {} on average, one of {}; medians of {} rounds\n",
         report.files,
         HumanBytes(report.small_bytes / report.files as u64),
         HumanBytes(report.large_bytes),

@@ -12,13 +12,11 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aysfs_engine::pack::{self, pack};
-use aysfs_flist::{Dialect, Header};
-use aysfs_store::StorOptions;
+use aysfs_benches::packed;
+use aysfs_engine::Mode;
 use aysfs_store::aydostor::server::{Limits, Server, ServerConfig};
 use aysfs_workload::{Machine, Shape, Stop, Tree, work};
 use tempfile::TempDir;
@@ -26,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use self::serve::{NAMESPACE, Opens, Setup};
+use self::serve::Setup;
 use self::workload::{Done, Workload};
 
 /// The tree that is measured.
@@ -103,7 +101,7 @@ impl Bench {
         go_on();
         let bytes = made.expect("space for the tree");
         let start = Instant::now();
-        bench.pack(runtime);
+        runtime.block_on(packed::make(&bench.tree().root, bench.stor(), &bench.flist()));
         let disk = kind_of(bench.dir.path());
         println!("{}, local disk: {disk}", Machine::this());
         println!(
@@ -129,44 +127,30 @@ impl Bench {
         self.dir.path().join("flist")
     }
 
-    fn pack(&self, runtime: &Runtime) {
-        let stor = StorOptions::new(self.stor());
-        let options = pack::Options {
-            dialect: Dialect::V2,
-            header: Header::default(),
-            exclude: Vec::new(),
-            spool: self.dir.path().into(),
-        };
-        let flist = fs::File::create(self.flist()).expect("the flist");
-        let flist = std::io::BufWriter::new(flist);
-        let stor = aysfs_store::open(&stor, &NAMESPACE.parse().expect("a name")).expect("a stor");
-        runtime.block_on(pack(&self.tree().root, &*stor, &options, flist, &Arc::default())).expect("packed");
-    }
-
     fn stor(&self) -> Url {
         Url::from_directory_path(self.stor.path()).expect("an absolute path")
     }
 
     /// A mount with a backend and a mount point of its own.
-    fn setup(&self, name: &str, opens: Opens, stor: Url) -> Setup {
+    fn setup(&self, name: &str, mode: Mode, stor: Url) -> Setup {
         let [backend, point] = ["backend", "mount"].map(|kind| {
             let path = self.dir.path().join(format!("{kind}-{name}"));
             fs::create_dir(&path).expect("a new directory");
             path
         });
-        Setup { opens, flist: self.flist(), stor, backend, point }
+        Setup { mode, flist: self.flist(), stor, backend, point }
     }
 
     /// Local disk, stateless mount, mount with passthrough.
     fn compare(&self) {
         let setups = [
-            self.setup("stateless", Opens::Stateless, self.stor()),
-            self.setup("passthrough", Opens::Passthrough, self.stor()),
+            self.setup("stateless", Mode::ReadOnly, self.stor()),
+            self.setup("passthrough", Mode::Overlay, self.stor()),
         ];
         for setup in &setups {
             // What is not cached yet would be fetched, and would not pass through.
             let mounted = setup.mount();
-            if setup.opens == Opens::Stateless {
+            if setup.mode == Mode::ReadOnly {
                 println!("mounted first in {:.0?}", mounted.ready);
             }
             fill(&self.tree_at(&setup.point));
@@ -222,7 +206,7 @@ impl Bench {
         for readers in [1, 16] {
             go_on();
             let stor = Url::parse(&format!("http://127.0.0.1:{port}/")).expect("a URL");
-            let setup = self.setup(&format!("fetch-{readers}"), Opens::Stateless, stor);
+            let setup = self.setup(&format!("fetch-{readers}"), Mode::ReadOnly, stor);
             let _mounted = setup.mount();
             let time = read_in_parallel(&self.tree_at(&setup.point), FETCHED, readers);
             go_on();

@@ -1,4 +1,7 @@
-//! What the benchmarks share.
+//! What the benchmarks share: a packed directory, and processes that serve mounts.
+
+pub mod packed;
+pub mod server;
 
 use std::fs;
 

@@ -65,11 +65,9 @@ fn main() {
     if arguments.next_if(|first| first == COMMAND).is_some() {
         return serve(arguments.collect());
     }
+    let machine = Machine::this();
     pin();
-    println!(
-        "{}, all on one CPU; time of ours / time of a trivial filesystem: median (quartiles)\n",
-        Machine::this()
-    );
+    println!("{machine}, all on one CPU; time of ours / time of a trivial filesystem: median (quartiles)\n");
     let dir = Data::make();
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(300))

@@ -29,7 +29,7 @@ pub(crate) struct Measured {
     pub(crate) column: Column,
     pub(crate) samples: Vec<Sample>,
     /// Messages for each read of a page that the kernel had not cached, where that could be counted.
-    messages: Vec<f64>,
+    pub(crate) messages: Vec<f64>,
     /// Why it could not be measured.
     pub(crate) failure: Option<String>,
 }

@@ -40,35 +40,73 @@ const HEAD: usize = 2;
 
 /// The table, in as many parts as it takes to stay within `width` characters.
 pub(super) fn table(report: &Report, width: usize) -> String {
-    let rows: Vec<(Workload, Pass)> = Workload::ALL
-        .into_iter()
-        .filter(|workload| report.columns.iter().any(|column| workload.serves(column.column.mode).is_some()))
-        .flat_map(|workload| workload.passes().iter().map(move |pass| (workload, *pass)))
-        .collect();
-    let names = Group { title: String::new(), columns: names(report, &rows) };
-    let groups: Vec<Group> = [Mode::ReadOnly, Mode::Overlay]
-        .into_iter()
-        .filter_map(|mode| {
-            let columns: Vec<_> = report
-                .columns
-                .iter()
-                .filter(|column| column.column.mode == mode)
-                .map(|column| figures(column, &rows))
-                .collect();
-            (!columns.is_empty()).then(|| Group { title: format!("mode {} ", mode_name(mode)), columns })
-        })
-        .collect();
-
-    let (mut parts, mut part): (Vec<Vec<&Group>>, _) = (Vec::new(), vec![&names]);
-    for group in &groups {
-        let wide = part.iter().map(|group| group.width() + GAP.len()).sum::<usize>() + group.width();
-        if part.len() > 1 && wide > width {
-            parts.push(std::mem::replace(&mut part, vec![&names]));
+    let mut parts: Vec<Part> = Vec::new();
+    for mode in [Mode::ReadOnly, Mode::Overlay] {
+        if report.columns.iter().all(|column| column.column.mode != mode) {
+            continue;
         }
-        part.push(group);
+        let wider = parts.last().map(|last| Part::of(report, [&last.modes[..], &[mode]].concat()));
+        match wider.filter(|wider| wider.width() <= width) {
+            Some(wider) => *parts.last_mut().expect("it was made wider") = wider,
+            None => parts.push(Part::of(report, vec![mode])),
+        }
     }
-    parts.push(part);
-    parts.iter().map(|part| drawn(part)).collect::<Vec<_>>().join("\n")
+    parts.iter().map(Part::drawn).collect::<Vec<_>>().join("\n")
+}
+
+/// Groups beside each other, behind the names of the rows.
+struct Part {
+    modes: Vec<Mode>,
+    groups: Vec<Group>,
+}
+
+impl Part {
+    fn of(report: &Report, modes: Vec<Mode>) -> Self {
+        let rows: Vec<(Workload, Pass)> = Workload::ALL
+            .into_iter()
+            .filter(|workload| modes.iter().any(|mode| workload.serves(*mode).is_some()))
+            .flat_map(|workload| workload.passes().iter().map(move |pass| (workload, *pass)))
+            .collect();
+        let mut groups = vec![Group { title: String::new(), columns: names(report, &rows) }];
+        groups.extend(modes.iter().map(|mode| {
+            let columns = report.columns.iter().filter(|column| column.column.mode == *mode);
+            let columns = columns.map(|column| figures(column, &rows)).collect();
+            Group { title: format!("mode {} ", mode_name(*mode)), columns }
+        }));
+        Self { modes, groups }
+    }
+
+    fn width(&self) -> usize {
+        let groups: usize = self.groups.iter().map(Group::width).sum();
+        groups + GAP.len() * self.groups.len().saturating_sub(1)
+    }
+
+    fn drawn(&self) -> String {
+        let titles = self.groups.iter().map(|group| {
+            let fill = if group.title.is_empty() { ' ' } else { '-' };
+            let free = group.width().saturating_sub(group.title.chars().count());
+            format!("{}{}", group.title, String::from(fill).repeat(free))
+        });
+        let mut text = titles.collect::<Vec<_>>().join(GAP);
+        text.push('\n');
+        let columns: Vec<&Text> = self.groups.iter().flat_map(|group| &group.columns).collect();
+        let lines = columns.first().map_or(0, |column| column.lines.len());
+        for number in 0..lines {
+            let cells = columns.iter().map(|column| {
+                let (cell, width) = (&column.lines[number], column.width());
+                match column.align {
+                    Align::Left => format!("{cell:<width$}"),
+                    Align::Right => format!("{cell:>width$}"),
+                }
+            });
+            let line = cells.collect::<Vec<_>>().join(GAP);
+            // Nothing may be special about any column.
+            if number >= HEAD || !line.trim().is_empty() {
+                writeln!(text, "{}", line.trim_end()).expect("text takes everything");
+            }
+        }
+        text
+    }
 }
 
 /// The columns on the left: work, unit, pass, and the directory's figures.
@@ -128,33 +166,6 @@ impl Group {
     }
 }
 
-fn drawn(groups: &[&Group]) -> String {
-    let titles = groups.iter().map(|group| {
-        let fill = if group.title.is_empty() { ' ' } else { '-' };
-        let free = group.width().saturating_sub(group.title.chars().count());
-        format!("{}{}", group.title, String::from(fill).repeat(free))
-    });
-    let mut text = titles.collect::<Vec<_>>().join(GAP);
-    text.push('\n');
-    let columns: Vec<&Text> = groups.iter().flat_map(|group| &group.columns).collect();
-    let lines = columns.first().map_or(0, |column| column.lines.len());
-    for number in 0..lines {
-        let cells = columns.iter().map(|column| {
-            let (cell, width) = (&column.lines[number], column.width());
-            match column.align {
-                Align::Left => format!("{cell:<width$}"),
-                Align::Right => format!("{cell:>width$}"),
-            }
-        });
-        let line = cells.collect::<Vec<_>>().join(GAP);
-        // Nothing may be special about any column.
-        if number >= HEAD || !line.trim().is_empty() {
-            writeln!(text, "{}", line.trim_end()).expect("text takes everything");
-        }
-    }
-    text
-}
-
 /// Three digits that count.
 pub(super) fn number(value: f64) -> String {
     let (value, unit) = match value {
@@ -179,7 +190,60 @@ pub(super) fn ratio(ratio: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aysfs_config::Lib;
+    use aysfs_workload::Machine;
+
     use super::*;
+    use crate::commands::bench::measure::{Column, Sample};
+
+    /// All there can be.
+    fn report() -> Report {
+        let measured = |lib, mode| {
+            let speeds = |workload: Workload| {
+                workload.passes().iter().map(move |pass| Sample {
+                    workload,
+                    pass: *pass,
+                    native: 1.4e6,
+                    speed: 1.357e6,
+                })
+            };
+            let samples = Workload::ALL.into_iter().filter(|workload| workload.serves(mode).is_some());
+            let messages = if (lib, mode) == (Lib::Fuser, Mode::Overlay) { vec![0.1] } else { vec![1.0] };
+            Measured {
+                column: Column { lib, mode },
+                samples: samples.flat_map(speeds).collect(),
+                messages,
+                failure: (lib == Lib::Polyfuse).then(|| "no fusermount3".into()),
+            }
+        };
+        let modes = [Mode::ReadOnly, Mode::Overlay];
+        Report {
+            machine: Machine::this(),
+            filesystem: "ext4".into(),
+            dir: "/var/tmp".into(),
+            files: 1,
+            small_bytes: 1,
+            large_bytes: 1,
+            runs: 1,
+            columns: modes.iter().flat_map(|mode| Lib::ALL.map(|lib| measured(lib, *mode))).collect(),
+        }
+    }
+
+    #[test]
+    fn modes_are_side_by_side_where_there_is_room() {
+        let report = report();
+        for (width, parts) in [(120, 1), (80, 2), (10, 2)] {
+            let text = table(&report, width);
+            println!("{text}");
+            assert_eq!(text.matches("native").count(), parts);
+            for word in ["mode RO", "mode OL", "passthrough"] {
+                assert_eq!(text.matches(word).count(), 1);
+            }
+            let longest = text.lines().map(|line| line.chars().count()).max().expect("lines");
+            assert!(longest <= width.max(80), "{longest}");
+            assert!(text.lines().all(|line| line.trim_end() == line));
+        }
+    }
 
     #[test]
     fn numbers_have_three_digits_that_count() {

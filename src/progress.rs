@@ -19,7 +19,7 @@ pub(crate) fn bar(what: &'static str) -> ProgressBar {
 /// A bar for a job of so many steps, which the job itself moves on.
 pub(crate) fn steps(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = "{prefix:>9} [{bar:30}] {pos}/{len} {msg} (eta {eta})";
+    let style = "{prefix:>9} [{bar:30}] {pos}/{len} (eta {eta}) {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is valid").progress_chars("=> "));
     bar.set_prefix(what);
     bar.enable_steady_tick(REFRESH);

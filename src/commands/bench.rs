@@ -114,11 +114,14 @@ fn show(report: &Report, json: bool) -> anyhow::Result<()> {
     let width = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(WIDTH, |size| size.ws_col.into());
     println!("{}; {} in {}", report.machine, report.filesystem, report.dir);
     println!(
-        "{} files of {} on average, one of {}; medians of {} rounds\n",
+        "{} files of {} on average, one of {}; {}\n",
         report.files,
         HumanBytes(report.small_bytes / report.files as u64),
         HumanBytes(report.large_bytes),
-        report.runs
+        match report.runs {
+            1 => "one round".into(),
+            runs => format!("medians of {runs} rounds"),
+        }
     );
     println!("{}", table::table(report, width));
     print!("{}", advice::text(report, width.min(WIDTH)));

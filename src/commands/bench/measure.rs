@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 
 use super::data::Data;
 use super::server::Server;
-use super::workload::{Pass, Place, Workload};
+use super::workload::{Pass, Place, Serves, Workload};
 
 /// Less than so many messages for each read means that the kernel reads by itself what it has not cached.
 const PASSES_THROUGH: f64 = 0.5;
@@ -28,6 +28,8 @@ pub(crate) struct Column {
 pub(crate) struct Measured {
     pub(crate) column: Column,
     pub(crate) samples: Vec<Sample>,
+    /// What the directory did just before.
+    pub(crate) native: Vec<(Workload, f64)>,
     /// Messages for each read of a page that the kernel had not cached, where that could be counted.
     pub(crate) messages: Vec<f64>,
     /// Why it could not be measured.
@@ -92,6 +94,7 @@ impl Bench<'_> {
         native: &Place,
         mounted: &Place,
     ) -> anyhow::Result<()> {
+        let Some(serves) = workload.serves(column.column.mode) else { return Ok(()) };
         let native = workload.speed(native, Pass::Again, self.stop);
         if self.stop.is_stopped() {
             bail!("stopped");
@@ -99,7 +102,8 @@ impl Bench<'_> {
         let native = native
             .with_context(|| format!("{} in {}", workload.name(), self.data.layout.dir().display()))?
             .per_second();
-        let done = column.take(workload, native, mounted, self);
+        column.native.push((workload, native));
+        let done = column.take(workload, serves, native, mounted, self);
         if self.stop.is_stopped() {
             bail!("stopped");
         }
@@ -125,18 +129,18 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
 
 impl Measured {
     fn new(column: Column) -> Self {
-        Self { column, samples: Vec::new(), messages: Vec::new(), failure: None }
+        Self { column, samples: Vec::new(), native: Vec::new(), messages: Vec::new(), failure: None }
     }
 
     /// Measures all passes on a new mount.
     fn take(
         &mut self,
         workload: Workload,
+        serves: Serves,
         native: f64,
         mounted: &Place,
         bench: &Bench<'_>,
     ) -> anyhow::Result<()> {
-        let Some(serves) = workload.serves(self.column.mode) else { return Ok(()) };
         let server = Server::start(self.column.lib, serves, &bench.data.layout)?;
         for pass in workload.passes() {
             let before = server.answers();

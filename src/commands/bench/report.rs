@@ -56,9 +56,9 @@ impl Report {
 
     /// The speed of the directory itself.
     pub(crate) fn native(&self, workload: Workload) -> Option<f64> {
-        let samples = self.columns.iter().flat_map(|column| &column.samples);
+        let speeds = self.columns.iter().flat_map(|column| &column.native);
         let speeds: Vec<_> =
-            samples.filter(|sample| sample.workload == workload).map(|sample| sample.native).collect();
+            speeds.filter(|(measured, _)| *measured == workload).map(|(_, speed)| *speed).collect();
         median(&speeds).map(|speed| workload.unit().of(speed))
     }
 

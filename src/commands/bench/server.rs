@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aysfs_vfs::memfs::{MemFs, MemFsOptions};
-use aysfs_vfs::{Mount, MountError, MountOptions, Passthrough, Vfs};
+use aysfs_vfs::{Ino, Mount, MountError, MountOptions, Passthrough, SetAttr, Vfs};
 use tokio::runtime::Handle;
 
 use super::data::Layout;
@@ -116,7 +116,11 @@ async fn mount(args: BenchServeArgs) -> anyhow::Result<Box<dyn Mount>> {
         Serves::Flist(mode) => (Arc::new(layout.filesystem(mode).await?), true),
         Serves::Memory => {
             let capacity = 2 * super::workload::MOST_WRITTEN;
-            (Arc::new(MemFs::new(MemFsOptions { capacity, ..MemFsOptions::default() })), false)
+            let fs = MemFs::new(MemFsOptions { capacity, ..MemFsOptions::default() });
+            // Its root belongs to root, but who measures need not be root.
+            let for_all = SetAttr { perm: Some(0o777), ..SetAttr::default() };
+            fs.setattr(Ino::ROOT, None, for_all).await?;
+            (Arc::new(fs), false)
         }
     };
     let options = MountOptions {

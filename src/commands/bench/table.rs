@@ -212,6 +212,7 @@ mod tests {
             Measured {
                 column: Column { lib, mode },
                 samples: samples.flat_map(speeds).collect(),
+                native: Workload::ALL.map(|workload| (workload, 1.4e6)).into(),
                 messages,
                 failure: (lib == Lib::Polyfuse).then(|| "no fusermount3".into()),
             }

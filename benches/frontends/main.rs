@@ -50,8 +50,11 @@ struct Library {
     trivial: &'static dyn Frontend,
 }
 
-const LIBRARIES: &[Library] =
-    &[Library { ours: &aysfs_frontend_fuser::Fuser, trivial: &trivial::fuser::Trivial }];
+const LIBRARIES: &[Library] = &[
+    Library { ours: &aysfs_frontend_fuser::Fuser, trivial: &trivial::fuser::Trivial },
+    Library { ours: &aysfs_frontend_fuse3::Fuse3, trivial: &trivial::fuse3::Trivial },
+    Library { ours: &aysfs_frontend_polyfuse::Polyfuse, trivial: &trivial::polyfuse::Trivial },
+];
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 //!
 //! Each is a [`Frontend`](aysfs_vfs::Frontend) that ignores its filesystem, and asks the kernel for what ours asks for.
 
+pub(crate) mod fuse3;
 pub(crate) mod fuser;
+pub(crate) mod polyfuse;
 
 use std::io;
 use std::path::Path;

@@ -14,10 +14,7 @@ const ONE_TIME_TO_LIVE: &str = "fuse3 cannot send two times to live with a name"
 
 const SKIPS: &[Skip] = &[
     Skip::everywhere("caching::an_uncached_file_can_be_mapped", NO_UNCACHED_MAPPINGS),
-    Skip::everywhere(
-        "caching::names_and_attributes_are_believed_as_long_as_the_filesystem_says",
-        ONE_TIME_TO_LIVE,
-    ),
+    Skip::everywhere("caching::names_are_believed_when_attributes_are_not", ONE_TIME_TO_LIVE),
 ];
 
 fn main() -> ExitCode {

@@ -30,6 +30,7 @@
 mod acl;
 mod case;
 mod cases;
+mod memfs;
 mod mounted;
 mod nobody;
 mod place;
@@ -45,8 +46,9 @@ mod verdict;
 use std::process::ExitCode;
 
 use aysfs_vfs::Frontend;
-#[doc(hidden)]
 pub use case::Case;
+#[doc(hidden)]
+pub use memfs::serve_memfs;
 
 /// What a frontend is tested with.
 #[derive(Clone, Copy)]

@@ -42,6 +42,10 @@ impl Sample<'_> {
 
     /// Makes the tree, and packs it.
     pub(crate) fn make(&self) {
+        // There may be the rest of one that failed.
+        if self.0.exists() {
+            fs::remove_dir_all(self.0).expect("our own");
+        }
         fs::create_dir_all(self.tree()).expect("a new directory");
         fill(&self.tree());
         let runtime = Runtime::new().expect("a runtime");

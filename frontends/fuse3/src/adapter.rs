@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::calls::{Calls, OnInterrupt};
 use crate::convert;
 use crate::listing::{Entries, Names};
+use crate::pause::Pause;
 
 /// Largest write, in bytes; fuse3 has one buffer of this size.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("not zero");
@@ -40,17 +41,14 @@ const MAX_TARGET: usize = 4095;
 pub(crate) struct Adapter {
     calls: Calls,
     stateless: bool,
-    begin: Mutex<Option<Begin>>,
+    pause: Mutex<Option<Pause>>,
     _alive: watch::Sender<()>,
 }
 
-/// What is done once, between the first message and the others.
-pub(crate) type Begin = Box<dyn FnOnce() + Send>;
-
 impl Adapter {
     /// An adapter that drops `alive` when it is not needed any more.
-    pub(crate) fn new(calls: Calls, stateless: bool, begin: Begin, alive: watch::Sender<()>) -> Self {
-        Self { calls, stateless, begin: Mutex::new(Some(begin)), _alive: alive }
+    pub(crate) fn new(calls: Calls, stateless: bool, pause: Pause, alive: watch::Sender<()>) -> Self {
+        Self { calls, stateless, pause: Mutex::new(Some(pause)), _alive: alive }
     }
 }
 
@@ -69,8 +67,9 @@ impl Filesystem for Adapter {
     }
 
     async fn ready(&self, _notify: Notify) {
-        if let Some(begin) = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            begin();
+        let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pause) = pause {
+            pause.hold().await;
         }
     }
 

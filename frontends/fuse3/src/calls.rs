@@ -83,3 +83,78 @@ impl Calls {
         ended.unwrap_or_else(|_| Err(ErrorKind::Io.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use aysfs_vfs::memfs::MemFs;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const REQUEST: Request = Request { unique: 2, uid: 0, gid: 0, pid: 0 };
+
+    fn calls() -> Calls {
+        Calls::new(Arc::new(MemFs::default()), Handle::current())
+    }
+
+    async fn interrupted(calls: &Calls) {
+        while !calls.interrupt(REQUEST.unique) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn errno(errno: rustix::io::Errno) -> Option<fuse3::Errno> {
+        Some(errno.raw_os_error().into())
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_ready_cannot_be_interrupted() {
+        let calls = calls();
+        let call = calls.run(REQUEST, "read", 1, OnInterrupt::Drop, |_| async { Ok(7) });
+        assert_eq!(call.await.ok(), Some(7));
+        assert!(!calls.interrupt(REQUEST.unique));
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_ends_a_call_that_waits() {
+        let calls = calls();
+        let call = calls.run(REQUEST, "read", 1, OnInterrupt::Drop, |_| pending::<Result<()>>());
+        let (answer, ()) = tokio::join!(call, interrupted(&calls));
+        assert_eq!(answer.err(), errno(rustix::io::Errno::INTR));
+        assert!(!calls.interrupt(REQUEST.unique));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_waits_is_finished() {
+        let calls = calls();
+        let (go_on, wait) = oneshot::channel();
+        let call = calls.run(REQUEST, "write", 1, OnInterrupt::Finish, |_| async {
+            wait.await.map_err(|_| ErrorKind::Io.into())
+        });
+        let interrupt = async {
+            interrupted(&calls).await;
+            // Known, so that the kernel does not send it again and again; and without effect.
+            interrupted(&calls).await;
+            go_on.send(7).expect("it still waits");
+        };
+        let (answer, ()) = tokio::join!(call, interrupt);
+        assert_eq!(answer.ok(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered() {
+        let calls = calls();
+        for waits in [false, true] {
+            let call = calls.run(REQUEST, "read", 1, OnInterrupt::Drop, |_| async move {
+                if waits {
+                    tokio::task::yield_now().await;
+                }
+                panic!("a bug in the filesystem")
+            });
+            let answer: fuse3::Result<()> = call.await;
+            assert_eq!(answer.err(), errno(rustix::io::Errno::IO));
+        }
+    }
+}

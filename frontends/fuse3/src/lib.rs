@@ -32,6 +32,7 @@ mod convert;
 mod device;
 mod interrupts;
 mod listing;
+mod pause;
 mod session;
 
 use std::path::Path;

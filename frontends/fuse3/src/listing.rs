@@ -150,3 +150,68 @@ impl Drop for Entries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aysfs_vfs::memfs::MemFs;
+    use aysfs_vfs::{Attr, FileKind, Time, TimeToLive};
+
+    use super::*;
+
+    /// Adds entries with names of three bytes until the page is full.
+    fn fill(page: &mut dyn DirSink) -> usize {
+        let attr = Attr {
+            ino: Ino(5),
+            kind: FileKind::Regular,
+            perm: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            blocks: 0,
+            atime: Time::default(),
+            mtime: Time::default(),
+            ctime: Time::default(),
+        };
+        let entry = Entry { attr, ttl: TimeToLive { entry: Duration::ZERO, attr: Duration::ZERO } };
+        let listed = DirEntry { ino: Ino(5), kind: FileKind::Regular, name: b"abc", next: 9 };
+        (0..).take_while(|_| page.add(&listed, Some(&entry)).is_continue()).count()
+    }
+
+    #[test]
+    fn a_page_is_no_longer_than_the_smallest_buffer() {
+        // 24 and 152 bytes, the name, and what is missing to a multiple of eight.
+        let mut names = Names::new();
+        assert_eq!(fill(&mut names), 4096 / 32);
+        assert_eq!(names.end(Ok(())).ok().map(|taken| taken.len()), Some(4096 / 32));
+        let mut entries = Entries::new(Arc::new(MemFs::default()));
+        assert_eq!(fill(&mut entries), 4096 / 160);
+        assert_eq!(entries.end(Ok(())).ok().map(|taken| taken.len()), Some(4096 / 160));
+    }
+
+    #[test]
+    fn a_page_that_is_dropped_gives_lookups_back() {
+        let fs = Arc::new(MemFs::default());
+        let mut page = Entries::new(Arc::clone(&fs) as _);
+        let taken = fill(&mut page);
+        drop(page);
+        assert_eq!(fs.calls("forget"), taken as u64);
+        let mut page = Entries::new(Arc::clone(&fs) as _);
+        fill(&mut page);
+        page.end(Ok(())).expect("it has entries");
+        assert_eq!(fs.calls("forget"), taken as u64, "what is sent is the kernel's to forget");
+    }
+
+    #[test]
+    fn an_error_is_told_when_nothing_else_is() {
+        let failed = || Err(ErrorKind::Io.into());
+        assert!(Names::new().end(failed()).is_err());
+        let mut page = Names::new();
+        fill(&mut page);
+        assert!(page.end(failed()).is_ok(), "the kernel meets it at the next page");
+        let mut page = Names::new();
+        let long = DirEntry { ino: Ino(5), kind: FileKind::Regular, name: &[b'x'; 256], next: 9 };
+        assert!(page.add(&long, None).is_break());
+        assert!(page.end(Ok(())).is_err(), "an empty page would be the end of the directory");
+    }
+}

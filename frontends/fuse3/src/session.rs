@@ -1,7 +1,7 @@
 //! A session of fuse3, from the mount to the last answer.
 
 use std::io;
-use std::num::NonZero;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -14,11 +14,12 @@ use fuse3::MountOptions;
 use fuse3::raw::MountHandle;
 use futures::FutureExt;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::adapter::Adapter;
 use crate::calls::Calls;
 use crate::device::{self, Notices};
+use crate::pause::{Paused, pause};
 
 /// A session's descriptor can be found only while there is one that was not found yet.
 static MOUNTING: Mutex<()> = Mutex::new(());
@@ -29,12 +30,6 @@ pub(crate) struct Session {
     pub(crate) notices: Notices,
     /// Its sender is dropped with the last answer.
     pub(crate) ended: watch::Receiver<()>,
-}
-
-/// What is known of a mount when its session begins to serve.
-pub(crate) struct Begun {
-    mounted: Mounted,
-    device: io::Result<OwnedFd>,
 }
 
 impl Session {
@@ -56,29 +51,17 @@ impl Session {
             .default_permissions(caps.posix_acl)
             .no_open_support(caps.stateless)
             .no_open_dir_support(caps.stateless);
-        let (serving, begun) = oneshot::channel();
-        let begin = {
-            let path = path.clone();
-            move || {
-                let begun = Mounted::find(path).map(|mounted| {
-                    let device = device::duplicate(&mounted);
-                    Begun { mounted, device }
-                });
-                // Nobody waits for it if mounting was given up.
-                let _ = serving.send(begun);
-            }
-        };
-        let adapter = Adapter::new(Calls::new(vfs, runtime.clone()), caps.stateless, Box::new(begin), alive);
+        let (pause, paused) = pause();
+        let adapter = Adapter::new(Calls::new(vfs, runtime.clone()), caps.stateless, pause, alive);
         let session = fuse3::raw::Session::new(settings);
         let workers = workers()?;
         let (tell, told) = mpsc::channel();
-        let life = Life { stateless: caps.stateless, begun, ended: ended.clone(), tell };
+        let life = Life { path, stateless: caps.stateless, ended: ended.clone(), tell };
         thread::Builder::new().name("aysfs-fuse3".into()).spawn(move || {
             workers.block_on(async {
-                match session.mount_with_unprivileged(adapter, &path).await {
-                    Ok(handle) => life.live(handle).await,
-                    // Nobody waits for it if this process is going down.
-                    Err(error) => drop(life.tell.send(Err(not_mounted(error)))),
+                match session.mount_with_unprivileged(adapter, &life.path).await {
+                    Ok(handle) => life.live(handle, paused).await,
+                    Err(error) => life.tell(Err(not_mounted(error))),
                 }
             });
             workers.shutdown_background();
@@ -90,63 +73,71 @@ impl Session {
 
 /// The threads that read messages and answer what can be answered at once.
 ///
-/// They are not those of the one who mounts: answers must not wait for what else goes on there, and a mount must be served
-/// even while all of them wait for it.
+/// They are not those of the one who mounts: a mount must be served even while all of them wait for it. There are more than
+/// there may be processors, since what is answered at once may still need the disk for a moment, and others go on meanwhile.
 fn workers() -> io::Result<Runtime> {
-    let count = thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 4);
-    Builder::new_multi_thread().worker_threads(count).thread_name("aysfs-fuse3").enable_all().build()
+    Builder::new_multi_thread().worker_threads(4).thread_name("aysfs-fuse3").enable_all().build()
 }
 
 /// What lies ahead of a session that was mounted.
 struct Life {
+    path: PathBuf,
     stateless: bool,
-    begun: oneshot::Receiver<io::Result<Begun>>,
     ended: watch::Receiver<()>,
     tell: mpsc::Sender<io::Result<(Mounted, Notices)>>,
 }
 
 impl Life {
     /// Waits for the end of the session, and for its last answer.
-    async fn live(mut self, handle: MountHandle) {
-        // fuse3 passes on a panic of its own; and dropping the handle before its end would end the session.
-        let session = AssertUnwindSafe(handle).catch_unwind();
-        match self.begun.await {
-            Ok(Ok(Begun { mounted, device: Ok(device) })) => {
-                if self.stateless {
-                    mounted.raise_readahead();
-                }
-                // Closed when the session ends: a connection lives for as long as someone has a descriptor of it.
-                let device = Arc::new(device);
-                // Nobody waits for it if this process is going down.
-                let _ = self.tell.send(Ok((mounted.clone(), Notices::new(Arc::downgrade(&device)))));
-                let outcome = session.await;
-                drop(device);
-                let failed = match outcome {
-                    Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some("it panicked".to_owned()),
-                };
-                if let Some(error) = failed {
-                    tracing::error!(%error, "the session of {} failed; unmounting", mounted.path().display());
-                    mounted.unmount_lazily();
-                }
+    async fn live(mut self, mut handle: MountHandle, mut paused: Paused) {
+        let (mounted, device) = match self.look_around(&mut paused).await {
+            Ok(found) => found,
+            Err(error) => {
+                // Dropped, it would unmount whatever is on the path by then.
+                mem::forget(handle);
+                return self.tell(Err(error));
             }
-            Ok(Ok(Begun { mounted, device: Err(error) })) => {
-                mounted.unmount_lazily();
-                let _ = session.await;
-                let _ = self.tell.send(Err(error));
-            }
-            Ok(Err(error)) => {
-                let _ = self.tell.send(Err(error));
-                let _ = session.await;
-            }
-            Err(_) => {
-                let outcome = session.await;
-                let error = outcome.ok().and_then(Result::err).unwrap_or_else(ended_early);
-                let _ = self.tell.send(Err(error));
-            }
+        };
+        if self.stateless {
+            mounted.raise_readahead();
+        }
+        // Closed when the session ends: a connection lives for as long as someone has a descriptor of it.
+        let device = Arc::new(device);
+        drop(paused);
+        self.tell(Ok((mounted.clone(), Notices::new(Arc::downgrade(&device)))));
+        // fuse3 passes on a panic of its own.
+        let outcome = AssertUnwindSafe(&mut handle).catch_unwind().await;
+        drop((handle, device));
+        let failed = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("it panicked".to_owned()),
+        };
+        if let Some(error) = failed {
+            tracing::error!(%error, "the session of {} failed; unmounting", mounted.path().display());
+            mounted.unmount_lazily();
         }
         while self.ended.changed().await.is_ok() {}
+    }
+
+    /// Finds the mount, and a descriptor that serves it.
+    async fn look_around(&self, paused: &mut Paused) -> io::Result<(Mounted, OwnedFd)> {
+        if !paused.session_is_held().await {
+            return Err(ended_early());
+        }
+        let mounted = Mounted::find(self.path.clone())?;
+        match device::duplicate(&mounted) {
+            Ok(device) => Ok((mounted, device)),
+            Err(error) => {
+                mounted.unmount_lazily();
+                Err(error)
+            }
+        }
+    }
+
+    fn tell(&self, begun: io::Result<(Mounted, Notices)>) {
+        // Nobody listens if this process is going down.
+        let _ = self.tell.send(begun);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use aysfs_conformance::{Skip, Suite};
+use aysfs_frontend_fuse3::Fuse3;
 use aysfs_frontend_fuser::Fuser;
 
 /// fuser answers `FUSE_INTERRUPT` itself, with `ENOSYS`; there is no way to hear of it.
@@ -14,5 +15,5 @@ const SKIPS: &[Skip] = &[
 ];
 
 fn main() -> ExitCode {
-    aysfs_conformance::run(&Suite { frontend: &Fuser, reference: None, skips: SKIPS })
+    aysfs_conformance::run(&Suite { frontend: &Fuser, reference: Some(&Fuse3), skips: SKIPS })
 }

@@ -97,7 +97,7 @@ fn measure(plan: &Plan, stop: &Stop, bar: &ProgressBar) -> anyhow::Result<Report
             .iter()
             .filter_map(|column| Some(format!("{}: {}", column.column.name(), column.failure.as_ref()?)))
             .collect();
-        bail!("nothing could be mounted:\n       {}", reasons.join("\n       "));
+        bail!("nothing could be measured:\n       {}", reasons.join("\n       "));
     }
     Ok(report)
 }

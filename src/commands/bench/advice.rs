@@ -3,13 +3,16 @@
 use aysfs_config::Lib;
 use aysfs_engine::Mode;
 
-use super::measure::mode_name;
-use super::report::Report;
+use super::measure::{median, mode_name};
+use super::report::{Figure, Report};
 use super::table::{IN_MEMORY, number};
 use super::workload::{Pass, Workload};
 
 /// What differs by less is alike: the machine does other things, too.
 const ALIKE: f64 = 1.1;
+
+/// Rounds that differ by more than this part of their median say little.
+const UNSTEADY: f64 = 0.5;
 
 const READS: &[Workload] = &[
     Workload::Sequential,
@@ -33,6 +36,7 @@ pub(super) fn text(report: &Report, width: usize) -> String {
         paragraphs.extend(comparison(report, mode));
     }
     paragraphs.extend(choice(report));
+    paragraphs.extend(doubt(report));
     paragraphs.iter().map(|paragraph| wrapped(paragraph, width)).collect()
 }
 
@@ -140,6 +144,22 @@ fn choice(report: &Report) -> Option<String> {
             Some(format!("Reads on this machine speak for {}.", listed(&best)))
         }
     }
+}
+
+/// Whether the figures are worth much.
+fn doubt(report: &Report) -> Option<String> {
+    let figures = report.measured().flat_map(|column| {
+        Workload::ALL.into_iter().flat_map(move |workload| {
+            workload.passes().iter().filter_map(move |pass| column.figure(workload, *pass))
+        })
+    });
+    let spreads: Vec<_> =
+        figures.map(|Figure { ratio, .. }| (ratio.highest - ratio.lowest) / ratio.median).collect();
+    let spread = median(&spreads).filter(|spread| *spread > UNSTEADY)?;
+    Some(format!(
+        "The rounds differ by {:.0} %, so the machine was busy: measure again when it is idle, or with more --runs.",
+        spread * 100.0
+    ))
 }
 
 /// The libraries by their speed, as a part of native: the geometric mean over the work. The fastest is first.

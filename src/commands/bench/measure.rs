@@ -1,7 +1,10 @@
 //! Measuring: rounds in which every column does all work on new mounts, with the plain directory as its neighbour in time.
 //!
-//! The directory is measured again right before each column, and a ratio is always one of two neighbours: a machine that is
-//! slower for a while is slower for both.
+//! The machine does other things, too. So what can be repeated is done in the directory and in the mount in turn, for a while, and
+//! the fastest times count: they are those that nothing came between. A ratio is always one of two neighbours, and of the rounds
+//! the median counts: a machine that is slower for a while is slower for both.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use aysfs_config::Lib;
@@ -11,7 +14,10 @@ use indicatif::ProgressBar;
 
 use super::data::Data;
 use super::server::Server;
-use super::workload::{Pass, Place, Serves, Workload};
+use super::workload::{Pass, Place, Speed, Workload};
+
+/// How long something is repeated, together with its neighbour.
+const ENOUGH: Duration = Duration::from_millis(60);
 
 /// Less than so many messages for each read means that the kernel reads by itself what it has not cached.
 const PASSES_THROUGH: f64 = 0.5;
@@ -28,7 +34,7 @@ pub(crate) struct Column {
 pub(crate) struct Measured {
     pub(crate) column: Column,
     pub(crate) samples: Vec<Sample>,
-    /// What the directory did just before.
+    /// What the directory did meanwhile.
     pub(crate) native: Vec<(Workload, f64)>,
     /// Messages for each read of a page that the kernel had not cached, where that could be counted.
     pub(crate) messages: Vec<f64>,
@@ -41,7 +47,7 @@ pub(crate) struct Measured {
 pub(crate) struct Sample {
     pub(crate) workload: Workload,
     pub(crate) pass: Pass,
-    /// Of the directory, just before. Per second, as everything here.
+    /// Of the directory, meanwhile. Per second, as everything here.
     pub(crate) native: f64,
     pub(crate) speed: f64,
 }
@@ -74,7 +80,11 @@ impl Bench<'_> {
                 for column in &mut measured {
                     self.bar.set_message(format!("{}: {}", column.column.name(), workload.name()));
                     if column.failure.is_none() {
-                        self.sample(workload, column, &native, &mounted)?;
+                        let done = self.sample(workload, column, &native, &mounted);
+                        if self.stop.is_stopped() {
+                            bail!("stopped");
+                        }
+                        column.failure = done.err().map(|error| format!("{error:#}"));
                     }
                     self.bar.inc(1);
                 }
@@ -83,10 +93,7 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// Measures the directory, then the column.
-    ///
-    /// # Errors
-    /// Those of the directory, and a stop; what is wrong with the column is noted in the column.
+    /// Measures all passes on a new mount, and the directory before and between.
     fn sample(
         &self,
         workload: Workload,
@@ -95,20 +102,37 @@ impl Bench<'_> {
         mounted: &Place,
     ) -> anyhow::Result<()> {
         let Some(serves) = workload.serves(column.column.mode) else { return Ok(()) };
-        let native = workload.speed(native, Pass::Again, self.stop);
-        if self.stop.is_stopped() {
-            bail!("stopped");
+        let run = |place: &Place, pass| {
+            let done = workload.run(place, pass, self.stop);
+            done.with_context(|| format!("{} in {}", workload.name(), place.tree.root.display()))
+        };
+        let mut directory = run(native, Pass::Again)?;
+        let server = Server::start(column.column.lib, serves, &self.data.layout)?;
+        let before = server.answers();
+        let first = run(mounted, Pass::First)?;
+        if let (Workload::Random(1), Some(before), Some(after)) = (workload, before, server.answers()) {
+            column.messages.push(after.saturating_sub(before) as f64 / first.amount as f64);
         }
-        let native = native
-            .with_context(|| format!("{} in {}", workload.name(), self.data.layout.dir().display()))?
-            .per_second();
+        let begin = Instant::now();
+        let mut again: Option<Speed> = None;
+        for _ in 0..workload.repeats() {
+            directory = directory.faster(run(native, Pass::Again)?);
+            let done = run(mounted, Pass::Again)?;
+            again = Some(again.map_or(done, |fastest| fastest.faster(done)));
+            if begin.elapsed() >= ENOUGH {
+                break;
+            }
+        }
+        let again = again.unwrap_or(first);
+        let native = directory.per_second();
         column.native.push((workload, native));
-        let done = column.take(workload, serves, native, mounted, self);
-        if self.stop.is_stopped() {
-            bail!("stopped");
-        }
-        if let Err(error) = done {
-            column.failure = Some(format!("{error:#}"));
+        for pass in workload.passes() {
+            let speed = match pass {
+                Pass::First if workload.writes() => first.faster(again),
+                Pass::First => first,
+                Pass::Again => again,
+            };
+            column.samples.push(Sample { workload, pass: *pass, native, speed: speed.per_second() });
         }
         Ok(())
     }
@@ -130,29 +154,6 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
 impl Measured {
     fn new(column: Column) -> Self {
         Self { column, samples: Vec::new(), native: Vec::new(), messages: Vec::new(), failure: None }
-    }
-
-    /// Measures all passes on a new mount.
-    fn take(
-        &mut self,
-        workload: Workload,
-        serves: Serves,
-        native: f64,
-        mounted: &Place,
-        bench: &Bench<'_>,
-    ) -> anyhow::Result<()> {
-        let server = Server::start(self.column.lib, serves, &bench.data.layout)?;
-        for pass in workload.passes() {
-            let before = server.answers();
-            let speed = workload.speed(mounted, *pass, bench.stop).with_context(|| workload.name())?;
-            if (workload, *pass) == (Workload::Random(1), Pass::First)
-                && let (Some(before), Some(after)) = (before, server.answers())
-            {
-                self.messages.push(after.saturating_sub(before) as f64 / speed.amount as f64);
-            }
-            self.samples.push(Sample { workload, pass: *pass, native, speed: speed.per_second() });
-        }
-        Ok(())
     }
 }
 

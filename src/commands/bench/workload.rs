@@ -10,14 +10,11 @@ use aysfs_workload::work::{self, Hint};
 use aysfs_workload::{Stop, Tree};
 
 /// How many pages are read at random at most: each may be a message.
-const PAGES: usize = 8000;
+const PAGES: usize = 4000;
 /// How many files are made.
 const NEW_FILES: usize = 1000;
 /// How much is written at most, in bytes: it may be kept in memory.
 pub(crate) const MOST_WRITTEN: u64 = 256 << 20;
-
-/// How long something is repeated.
-const ENOUGH: Duration = Duration::from_millis(40);
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +103,7 @@ impl Workload {
         }
     }
 
-    fn writes(self) -> bool {
+    pub(crate) fn writes(self) -> bool {
         matches!(self, Self::Create | Self::Write)
     }
 
@@ -124,31 +121,21 @@ impl Workload {
         }
     }
 
-    /// How fast it is done at `place`. What can be repeated is done several times, and the fastest time counts: the machine
-    /// does other things, too.
-    pub(crate) fn speed(self, place: &Place, pass: Pass, stop: &Stop) -> io::Result<Speed> {
-        let once = match self {
-            // Files that were made stay: some filesystems avoid inodes that were freed a moment ago, and what is measured next
-            // would be how they look for others.
-            Self::Create => true,
-            Self::Write => false,
-            _ => pass == Pass::First,
-        };
-        let begin = Instant::now();
-        let mut best: Option<Speed> = None;
-        loop {
-            let start = Instant::now();
-            let amount = self.once(place, pass, stop)?;
-            let speed = Speed { amount, time: start.elapsed() };
-            if self == Self::Write {
-                fs::remove_file(place.new_file())?;
-            }
-            let fastest = best.filter(|best| best.time < speed.time).unwrap_or(speed);
-            if once || begin.elapsed() >= ENOUGH {
-                return Ok(fastest);
-            }
-            best = Some(fastest);
+    /// Does it once at `place`.
+    pub(crate) fn run(self, place: &Place, pass: Pass, stop: &Stop) -> io::Result<Speed> {
+        let start = Instant::now();
+        let amount = self.once(place, pass, stop)?;
+        let speed = Speed { amount, time: start.elapsed() };
+        if self == Self::Write {
+            fs::remove_file(place.new_file())?;
         }
+        Ok(speed)
+    }
+
+    /// How often it may be repeated in one place. Files that were made are left: some filesystems avoid inodes that were freed a
+    /// moment ago, and what is measured next would be how they look for others.
+    pub(crate) fn repeats(self) -> usize {
+        if self == Self::Create { 2 } else { usize::MAX }
     }
 
     fn once(self, place: &Place, pass: Pass, stop: &Stop) -> io::Result<u64> {
@@ -244,6 +231,10 @@ pub(crate) struct Speed {
 }
 
 impl Speed {
+    pub(crate) fn faster(self, other: Self) -> Self {
+        if other.per_second() > self.per_second() { other } else { self }
+    }
+
     pub(crate) fn per_second(self) -> f64 {
         // Nothing takes no time at all.
         self.amount as f64 / self.time.as_secs_f64().max(1e-9)

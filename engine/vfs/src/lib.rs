@@ -43,7 +43,7 @@ mod drive;
 mod error;
 mod frontend;
 pub mod kernel;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memfs")]
 pub mod memfs;
 mod types;
 mod vfs;

@@ -7,7 +7,7 @@ use crate::user::Server;
 
 /// One promise of a filesystem.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
+pub struct Case {
     pub(crate) group: &'static str,
     pub(crate) name: &'static str,
     pub(crate) check: Check,
@@ -18,12 +18,27 @@ pub(crate) struct Case {
 pub(crate) enum Check {
     /// On an empty, writable filesystem: the directory to work in.
     Write(fn(&Path)),
+    /// On the sample tree: where it is to be looked at, and the tree itself to compare with.
+    Read(fn(&Path, &Path)),
+    /// On the sample tree where it may not be changed, with the same arguments.
+    Refuse(fn(&Path, &Path)),
     /// What a frontend promises to the one who mounts: the process that mounts, and another one that it may start
     /// to use the mount at a path.
     Mount { serve: fn(&Rig<'_>), using: Option<fn(&Path, &mut Server<'_>)> },
 }
 
 impl Case {
+    /// A case for a writable filesystem.
+    #[doc(hidden)]
+    pub const fn writing(group: &'static str, name: &'static str, check: fn(&Path)) -> Self {
+        Self { group, name, check: Check::Write(check) }
+    }
+
+    /// Whether it compares with the sample tree.
+    pub(crate) fn needs_sample(&self) -> bool {
+        matches!(self.check, Check::Read(_) | Check::Refuse(_))
+    }
+
     /// The name that a skip and an argument use.
     pub(crate) fn full_name(&self) -> String {
         format!("{}::{}", self.group, self.name)

@@ -4,13 +4,12 @@
 //! # use std::process::ExitCode;
 //! # use aysfs_vfs::Frontend;
 //! # fn with(ours: &'static dyn Frontend, other: &'static dyn Frontend) -> ExitCode {
-//! use aysfs_conformance::{Skip, Suite, Targets};
+//! use aysfs_conformance::{Skip, Suite};
 //!
-//! aysfs_conformance::run(&Suite {
-//!     frontend: ours,
-//!     reference: Some(other),
-//!     skips: &[Skip { case: "content::holes_are_found", targets: Targets::All, reason: "no lseek" }],
-//! })
+//! const SKIPS: &[Skip] =
+//!     &[Skip::everywhere("content::holes_are_found", "the library does not know lseek")];
+//!
+//! aysfs_conformance::run(&Suite { frontend: ours, reference: Some(other), skips: SKIPS })
 //! # }
 //! ```
 //!
@@ -28,14 +27,17 @@
 //!
 //! How to add a frontend, a case or a target is told in `frontends/README.md`.
 
+mod acl;
 mod case;
 mod cases;
+mod memfs;
 mod mounted;
 mod nobody;
 mod place;
 mod process;
 mod rig;
 mod run;
+mod sample;
 mod serve;
 mod target;
 mod user;
@@ -44,6 +46,9 @@ mod verdict;
 use std::process::ExitCode;
 
 use aysfs_vfs::Frontend;
+pub use case::Case;
+#[doc(hidden)]
+pub use memfs::serve_memfs;
 
 /// What a frontend is tested with.
 #[derive(Clone, Copy)]
@@ -67,6 +72,13 @@ pub struct Skip {
     pub reason: &'static str,
 }
 
+impl Skip {
+    /// A case that fails wherever it runs.
+    pub const fn everywhere(case: &'static str, reason: &'static str) -> Self {
+        Self { case, targets: Targets::All, reason }
+    }
+}
+
 /// Some targets.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets {
@@ -86,4 +98,10 @@ pub fn run(suite: &Suite) -> ExitCode {
 /// Runs all cases that need no frontend on the local disk: this tests the cases.
 pub fn run_locally() -> ExitCode {
     run::run(None, cases::ALL)
+}
+
+/// Runs other cases, to test the suite itself.
+#[doc(hidden)]
+pub fn run_cases(suite: &Suite, cases: &'static [Case]) -> ExitCode {
+    run::run(Some(*suite), &[cases])
 }

@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) case: String,
     pub(crate) target: String,
     pub(crate) through: Through,
+    /// The directory of the sample tree, if the case needs it.
+    pub(crate) sample: PathBuf,
     /// The directory of the trial.
     pub(crate) dir: PathBuf,
     /// What is used: usually [`AT`] in it.
@@ -65,6 +67,7 @@ const ROLE: &str = "AYSFS_CONFORMANCE_ROLE";
 const CASE: &str = "AYSFS_CONFORMANCE_CASE";
 const TARGET: &str = "AYSFS_CONFORMANCE_TARGET";
 const THROUGH: &str = "AYSFS_CONFORMANCE_THROUGH";
+const SAMPLE: &str = "AYSFS_CONFORMANCE_SAMPLE";
 const DIR: &str = "AYSFS_CONFORMANCE_DIR";
 const PLACE: &str = "AYSFS_CONFORMANCE_AT";
 
@@ -90,6 +93,7 @@ impl Job {
             case: value(CASE),
             target: value(TARGET),
             through,
+            sample: value(SAMPLE).into(),
             dir: value(DIR).into(),
             at: value(PLACE).into(),
         })
@@ -106,6 +110,7 @@ impl Job {
             Through::Reference => "reference",
         };
         command.env(ROLE, role).env(CASE, &self.case).env(TARGET, &self.target).env(THROUGH, through);
+        command.env(SAMPLE, &self.sample);
         // A panic tells enough; what is below it is always the same.
         command.env(DIR, &self.dir).env(PLACE, &self.at).env("RUST_BACKTRACE", "0");
     }
@@ -155,8 +160,12 @@ fn run_to_end(mut command: Command, dir: &Path) -> io::Result<End> {
     // The first process is not reaped yet, so its number still means this group.
     kill(group)?;
     if !ended(&process, GRACE)? {
+        // It waits for an answer that it would have to give itself.
         abort_connections(dir);
-        ended(&process, GRACE)?;
+        if !ended(&process, GRACE)? {
+            eprintln!("process {group:?} cannot be ended: it is left in {}", dir.display());
+            return Ok(End::TimedOut);
+        }
     }
     let status = child.wait()?;
     Ok(match status.code() {

@@ -4,15 +4,17 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::fs::Mode;
 use tempfile::TempDir;
 
 use crate::case::Case;
 use crate::mounted::CONNECTIONS;
 use crate::process::{AT, Job, Outcome, Role, Through};
+use crate::sample::Sample;
 use crate::target::{self, Target};
 use crate::verdict::{self, Run};
 use crate::{Skip, Suite, Targets, place, serve};
@@ -37,14 +39,15 @@ pub(crate) fn run(suite: Option<Suite>, groups: &[&[Case]]) -> ExitCode {
         .flat_map(|target| cases().map(move |case| (case, target)))
         .filter(|(case, target)| target.takes(&case.check))
         .collect();
-    let unknown: Vec<_> =
-        skips.iter().filter(|skip| !pairs.iter().any(|pair| skip.names(pair.0, pair.1))).collect();
+    let unknown: Vec<_> = skips.iter().filter(|skip| !skip.names_only_what_is_in(&pairs)).collect();
     if !unknown.is_empty() {
         for skip in unknown {
-            eprintln!("{skip:?} names nothing that there is: remove it, or correct its name");
+            eprintln!("{skip:?} names what there is not: remove it, or correct its names");
         }
         return ExitCode::FAILURE;
     }
+    // Users without privileges must reach what is made here.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let runner = Arc::new(Runner::new(suite));
     let trials = pairs
         .into_iter()
@@ -67,18 +70,28 @@ impl Skip {
         };
         here && self.case == case.full_name()
     }
+
+    fn names_only_what_is_in(&self, pairs: &[(&Case, &Target)]) -> bool {
+        let targets: Vec<_> =
+            pairs.iter().filter(|pair| self.case == pair.0.full_name()).map(|pair| pair.1.name).collect();
+        match self.targets {
+            Targets::All => !targets.is_empty(),
+            Targets::Only(names) => !names.is_empty() && names.iter().all(|name| targets.contains(name)),
+        }
+    }
 }
 
 /// What the trials of one run share.
 struct Runner {
     suite: Option<Suite>,
     dir: TempDir,
+    sample: OnceLock<()>,
     next: AtomicUsize,
 }
 
 impl Runner {
     fn new(suite: Option<Suite>) -> Self {
-        Self { suite, dir: place::temporary_directory(), next: AtomicUsize::new(0) }
+        Self { suite, dir: place::temporary_directory(), sample: OnceLock::new(), next: AtomicUsize::new(0) }
     }
 
     fn trial(&self, case: &Case, target: &Target, skip: Option<&Skip>) -> Result<Completion, Failed> {
@@ -121,12 +134,17 @@ impl Runner {
     }
 
     fn run_on(&self, case: &Case, target: &Target, through: Through) -> Outcome {
+        let sample = self.dir.path().join("sample");
+        if case.needs_sample() {
+            self.sample.get_or_init(|| Sample(&sample).make());
+        }
         let dir = self.new_directory();
         let job = Job {
             role: Role::Serve,
             case: case.full_name(),
             target: target.name.to_owned(),
             through,
+            sample,
             dir: dir.clone(),
             at: dir.join(AT),
         };
@@ -141,7 +159,7 @@ impl Runner {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.path().join(number.to_string());
         DirBuilder::new().mode(0o755).create(&dir).expect("a new directory");
-        // A user without privileges mounts as well; a umask would apply to the making.
+        // A user without privileges mounts as well.
         fs::create_dir(dir.join(CONNECTIONS)).expect("a new directory");
         fs::set_permissions(dir.join(CONNECTIONS), Permissions::from_mode(0o1777)).expect("our own");
         dir

@@ -4,9 +4,10 @@ use std::fs;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use aysfs_vfs::Frontend;
 use aysfs_vfs::memfs::MemFs;
+use aysfs_vfs::{Frontend, MountOptions, Vfs};
 use rustix::fs::Mode;
+use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tracing_subscriber::filter::LevelFilter;
@@ -16,7 +17,8 @@ use crate::case::{Case, Check};
 use crate::mounted::{Mounted, all_users};
 use crate::process::{Job, Role, Through, this_program};
 use crate::rig::Rig;
-use crate::target::{Files, Target};
+use crate::sample::Sample;
+use crate::target::{Changes, Files, Target, Tree};
 use crate::user::Server;
 
 /// Does the job of this process.
@@ -29,6 +31,7 @@ pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Targe
         Role::Use => {
             match case.check {
                 Check::Write(check) => check(&job.at),
+                Check::Read(check) | Check::Refuse(check) => check(&job.at, &Sample(&job.sample).tree()),
                 Check::Mount { using, .. } => {
                     let using = using.expect("only a case with a using process starts one");
                     using(&job.at, &mut Server::of_this_process(frontend(suite, job.through), job));
@@ -65,21 +68,31 @@ fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> Exit
     }
 }
 
-/// Prepares the target; what is mounted for that.
+/// Prepares the target; what is mounted by a frontend for that.
 fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -> Option<Mounted> {
-    let frontend = || frontend(suite, job.through);
-    match target.files {
-        Files::Directory => {
+    let sample = Sample(&job.sample);
+    let (vfs, options): (Arc<dyn Vfs>, _) = match target.files {
+        Files::Local(tree) => {
             fs::create_dir(&job.at).expect("a directory");
-            None
+            if tree == Tree::Sample {
+                let read_only = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+                mount_bind(sample.tree(), &job.at).expect("mounted");
+                mount_remount(&job.at, MountFlags::BIND | read_only, "").expect("mounted read-only");
+            }
+            return None;
         }
-        Files::None => None,
-        Files::MemFs => {
-            let fs = Arc::new(MemFs::default());
-            let mounted = Mounted::new(frontend(), fs, &job.at, &job.dir, &all_users(), runtime.handle());
-            Some(mounted.unwrap_or_else(|error| panic!("cannot mount: {}", chain(&error))))
+        Files::Nowhere => return None,
+        Files::MemFs => (Arc::new(MemFs::default()), all_users()),
+        Files::AysFs(mode, passthrough) => {
+            let read_only = target.changes == Changes::RefusedByTheKernel;
+            let options =
+                MountOptions { allow_other: true, read_only, passthrough, ..MountOptions::default() };
+            (Arc::new(sample.mountable(&job.dir, mode, runtime)), options)
         }
-    }
+    };
+    let frontend = frontend(suite, job.through);
+    let mounted = Mounted::new(frontend, vfs, &job.at, &job.dir, &options, runtime.handle());
+    Some(mounted.unwrap_or_else(|error| panic!("cannot mount: {}", chain(&error))))
 }
 
 fn frontend(suite: Option<&Suite>, through: Through) -> &'static dyn Frontend {

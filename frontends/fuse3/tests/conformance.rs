@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use aysfs_conformance::{Skip, Suite, Targets};
+use aysfs_conformance::{Skip, Suite};
 use aysfs_frontend_fuse3::Fuse3;
 use aysfs_frontend_fuser::Fuser;
 
@@ -13,13 +13,9 @@ const NO_UNCACHED_MAPPINGS: &str = "fuse3 cannot ask for shared mappings of file
 const ONE_TIME_TO_LIVE: &str = "fuse3 cannot send two times to live with a name";
 
 const SKIPS: &[Skip] = &[
-    skip("caching::an_uncached_file_can_be_mapped", NO_UNCACHED_MAPPINGS),
-    skip("caching::names_and_attributes_are_believed_as_long_as_the_filesystem_says", ONE_TIME_TO_LIVE),
+    Skip::everywhere("caching::an_uncached_file_can_be_mapped", NO_UNCACHED_MAPPINGS),
+    Skip::everywhere("caching::names_are_believed_when_attributes_are_not", ONE_TIME_TO_LIVE),
 ];
-
-const fn skip(case: &'static str, reason: &'static str) -> Skip {
-    Skip { case, targets: Targets::All, reason }
-}
 
 fn main() -> ExitCode {
     aysfs_conformance::run(&Suite { frontend: &Fuse3, reference: Some(&Fuser), skips: SKIPS })

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use crate::MountError;
 
 /// One mount of ours in the mount table, told apart from others that may come to its place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
     path: PathBuf,
     id: u64,

@@ -6,6 +6,11 @@
 pub(crate) mod access;
 pub(crate) mod attributes;
 pub(crate) mod content;
+pub(crate) mod crowds;
+pub(crate) mod data;
 pub(crate) mod listing;
 pub(crate) mod names;
+pub(crate) mod paths;
+pub(crate) mod signals;
+pub(crate) mod unlinked;
 pub(crate) mod xattrs;

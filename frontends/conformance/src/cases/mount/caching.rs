@@ -20,11 +20,13 @@ use crate::user::Server;
 cases! { Mount "caching":
     cached_pages_are_kept_where_the_filesystem_says_so
     names_and_attributes_are_believed_as_long_as_the_filesystem_says
+    names_are_believed_when_attributes_are_not
     an_uncached_file_can_be_mapped(map)
     a_stateless_mount_sends_no_message_twice
     a_stateless_mount_reads_far_ahead
     the_kernel_believes_until_it_is_told
     told_to_drop_an_open_file_the_kernel_asks_again
+    a_cached_listing_shows_what_has_changed
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -59,28 +61,32 @@ fn cached_pages_are_kept_where_the_filesystem_says_so(rig: &Rig<'_>) {
     }
 }
 
-fn names_and_attributes_are_believed_as_long_as_the_filesystem_says(rig: &Rig<'_>) {
-    // How many lookups and getattrs three looks at a name and at none take, when both are known.
-    let asked = |options: MemFsOptions| {
-        let mounted = rig.memfs(options);
-        mounted.fs.add_file("f", b"content");
-        let look = || {
-            assert_eq!(fs::metadata(mounted.path().join("f")).expect("it exists").len(), 7);
-            assert!(!mounted.path().join("none").exists());
-        };
-        let messages = || (mounted.fs.calls("lookup"), mounted.fs.calls("getattr"));
-        look();
-        let before = messages();
-        (0..3).for_each(|_| look());
-        (messages().0 - before.0, messages().1 - before.1)
+/// How many lookups and getattrs three looks at a name and at none take, when both are known.
+fn asked(rig: &Rig<'_>, options: MemFsOptions) -> (u64, u64) {
+    let mounted = rig.memfs(options);
+    mounted.fs.add_file("f", b"content");
+    let look = || {
+        assert_eq!(fs::metadata(mounted.path().join("f")).expect("it exists").len(), 7);
+        assert!(!mounted.path().join("none").exists());
     };
-    assert_eq!(asked(believed()), (0, 0));
+    let messages = || (mounted.fs.calls("lookup"), mounted.fs.calls("getattr"));
+    look();
+    let before = messages();
+    (0..3).for_each(|_| look());
+    (messages().0 - before.0, messages().1 - before.1)
+}
+
+fn names_and_attributes_are_believed_as_long_as_the_filesystem_says(rig: &Rig<'_>) {
+    assert_eq!(asked(rig, believed()), (0, 0));
     let zero = Duration::ZERO;
     let not_believed = TimeToLive { entry: zero, attr: zero };
-    assert_eq!(asked(MemFsOptions { ttl: not_believed, absent: zero, ..believed() }).0, 6);
-    assert_eq!(asked(MemFsOptions { absent: zero, ..believed() }), (3, 0));
-    let only_names = TimeToLive { entry: DAY, attr: zero };
-    let (lookups, getattrs) = asked(MemFsOptions { ttl: only_names, ..believed() });
+    assert_eq!(asked(rig, MemFsOptions { ttl: not_believed, absent: zero, ..believed() }).0, 6);
+    assert_eq!(asked(rig, MemFsOptions { absent: zero, ..believed() }), (3, 0));
+}
+
+fn names_are_believed_when_attributes_are_not(rig: &Rig<'_>) {
+    let only_names = TimeToLive { entry: DAY, attr: Duration::ZERO };
+    let (lookups, getattrs) = asked(rig, MemFsOptions { ttl: only_names, ..believed() });
     assert!(lookups == 0 && getattrs >= 3, "{lookups} lookups, {getattrs} getattrs");
 }
 
@@ -198,6 +204,33 @@ fn told_to_drop_an_open_file_the_kernel_asks_again(rig: &Rig<'_>) {
     assert_eq!(&read().expect("read"), b"new");
     assert_eq!(file.metadata().expect("open").len(), 20);
     assert_eq!(fs::read(mounted.path().join("f")).expect("read"), b"new content\0\0\0\0\0\0\0\0\0");
+}
+
+fn a_cached_listing_shows_what_has_changed(rig: &Rig<'_>) {
+    for cache in [KernelCache::Keep, KernelCache::Fresh, KernelCache::Direct] {
+        let mounted = rig.memfs(MemFsOptions { cache, ..believed() });
+        let dir = mounted.path().join("dir");
+        for number in 0..300 {
+            mounted.fs.add_file(&format!("dir/{number}"), b"x");
+        }
+        let count = || fs::read_dir(&dir).expect("listed").filter(Result::is_ok).count();
+        assert_eq!((count(), count()), (300, 300));
+        let before = mounted.fs.calls("readdir");
+        assert_eq!(count(), 300);
+        // What was listed to its end is kept.
+        assert_eq!(mounted.fs.calls("readdir") == before, cache == KernelCache::Keep, "{cache:?}");
+        fs::write(dir.join("new"), "x").expect("written");
+        assert_eq!(count(), 301, "{cache:?}");
+        fs::remove_file(dir.join("7")).expect("removed");
+        fs::rename(dir.join("8"), dir.join("9")).expect("renamed");
+        assert_eq!(count(), 299, "{cache:?}");
+        let ino = Ino(fs::metadata(&dir).expect("it exists").ino());
+        let behind = name("behind");
+        let made = mounted.fs.mknod(ROOT, ino, &behind, FileKind::Regular, 0o644);
+        rig.runtime.block_on(made).expect("made");
+        mounted.mount().invalidate_inode(ino).expect("told");
+        assert_eq!(count(), 300, "{cache:?}");
+    }
 }
 
 /// Changes the beginning of a file behind the kernel's back.

@@ -20,6 +20,7 @@ cases! { Mount "messages":
     free_space_is_shown
     the_largest_attribute_passes
     reads_and_writes_of_any_size_pass
+    syncing_and_closing_reach_the_filesystem
 }
 
 fn day_long() -> MemFsOptions {
@@ -126,4 +127,26 @@ fn pass(path: &Path, size: usize, offset: u64) {
     assert_eq!(file.read_at(&mut found, offset).expect("read"), size, "{path:?}");
     assert!(found[..size] == data, "{path:?}");
     fs::remove_file(path).expect("removed");
+}
+
+fn syncing_and_closing_reach_the_filesystem(rig: &Rig<'_>) {
+    let mounted = rig.memfs(MemFsOptions::default());
+    let calls = |name| mounted.fs.calls(name);
+    let mut file = File::create(mounted.path().join("f")).expect("made");
+    file.write_all(b"x").expect("written");
+    assert_eq!((calls("fsync"), calls("flush"), calls("release")), (0, 0, 0));
+    file.sync_all().expect("synced");
+    file.sync_data().expect("synced");
+    assert_eq!(calls("fsync"), 2);
+    let again = file.try_clone().expect("duplicated");
+    drop(file);
+    assert_eq!((calls("flush"), calls("release")), (1, 0));
+    drop(again);
+    assert_eq!(calls("flush"), 2);
+    eventually("the handle is released", || calls("release") == 1 && mounted.fs.open_handles() == 0);
+    let directory = File::open(mounted.path()).expect("opened");
+    directory.sync_all().expect("synced");
+    assert_eq!(calls("fsyncdir"), 1);
+    drop(directory);
+    eventually("the handle is released", || calls("releasedir") == 1 && mounted.fs.open_handles() == 0);
 }

@@ -2,19 +2,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use aysfs_vfs::memfs::{MemFs, MemFsOptions};
 use aysfs_vfs::{Caps, MountError, MountOptions};
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use rustix::io::Errno;
 
+use crate::acl;
 use crate::case::cases;
 use crate::nobody::{NOBODY, as_nobody};
-use crate::rig::{Rig, mount_line};
+use crate::rig::{Rig, eventually, mount_line};
 use crate::user::Server;
 
 cases! { Mount "options":
@@ -24,6 +25,8 @@ cases! { Mount "options":
     suid_dev_and_all_users_are_honoured_if_asked_for(become_root)
     what_cannot_be_mounted_on_says_why
     the_umask_applies_once_with_acls_too
+    acls_decide_where_the_filesystem_wants_it
+    any_directory_can_be_mounted_on
 }
 
 fn the_mount_table_shows_source_type_and_options(rig: &Rig<'_>) {
@@ -111,4 +114,49 @@ fn the_umask_applies_once_with_acls_too(rig: &Rig<'_>) {
     let mode =
         |name| fs::symlink_metadata(mounted.path().join(name)).expect("made").permissions().mode() & 0o7777;
     assert_eq!(["f", "d", "p", "l"].map(mode), [0o640, 0o750, 0o640, 0o777]);
+}
+
+fn acls_decide_where_the_filesystem_wants_it(rig: &Rig<'_>) {
+    for posix_acl in [true, false] {
+        let caps = Caps { posix_acl, ..Caps::default() };
+        let mounted = rig.memfs(MemFsOptions { caps, ..MemFsOptions::default() });
+        mounted.fs.add_file("f", b"for few");
+        let file = mounted.path().join("f");
+        // As a filesystem does by itself when it is given an ACL: the group's bits show the mask.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("changed");
+        assert!(!as_nobody(mounted.path(), "cat f"));
+        if posix_acl {
+            let acl = acl::granting(acl::READ, NOBODY);
+            setxattr(&file, acl::ACCESS, &acl, XattrFlags::empty()).expect("set");
+            assert_eq!(xattr::get(&file, acl::ACCESS).expect("read"), Some(acl));
+            assert!(as_nobody(mounted.path(), "cat f"), "the ACL grants it");
+            let acl = acl::granting(acl::READ, NOBODY - 1);
+            setxattr(&file, acl::ACCESS, &acl, XattrFlags::empty()).expect("set");
+            assert!(!as_nobody(mounted.path(), "cat f"), "it grants it to somebody else now");
+        }
+    }
+}
+
+/// Whatever it is called and whatever is in it, by a relative path too.
+fn any_directory_can_be_mounted_on(rig: &Rig<'_>) {
+    std::env::set_current_dir(rig.dir()).expect("our own");
+    fs::create_dir("real").expect("made");
+    symlink("real", "link").expect("linked");
+    for at in
+        ["plain", "with blanks,commas=and\\back\\\\slashes", "-o", "\u{43f} \u{1f980}", "new\nline", "link"]
+    {
+        let at = Path::new(at);
+        if !at.exists() {
+            fs::create_dir(at).expect("made");
+        }
+        fs::write(at.join("below"), "below").expect("written");
+        let fs = Arc::new(MemFs::default());
+        fs.add_file("above", b"above");
+        let mount = rig.frontend().mount(fs, at, &MountOptions::default(), rig.runtime.handle());
+        let mount = mount.unwrap_or_else(|error| panic!("{at:?}: {error}"));
+        assert_eq!(fs::read(at.join("above")).expect("read"), b"above", "{at:?}");
+        assert!(!at.join("below").exists(), "{at:?}");
+        eventually("it is unused", || rig.runtime.block_on(mount.unmount(false)).is_ok());
+        assert_eq!(fs::read(at.join("below")).expect("read"), b"below", "{at:?}");
+    }
 }

@@ -25,6 +25,7 @@ cases! { Mount "waiting":
     readers_of_one_file_wait_together
     an_interrupted_reader_returns_at_once(read_until_interrupted)
     a_reader_that_is_killed_ends_at_once(read_until_interrupted)
+    a_bug_in_the_filesystem_is_an_error_of_one_call
 }
 
 /// As many fetches as may be on their way at once.
@@ -149,4 +150,28 @@ fn read_until_interrupted(at: &Path, server: &mut Server<'_>) {
     server.say("reading");
     let read = rustix::io::pread(&file, &mut [0; 7], 0);
     assert_eq!(read, Err(Errno::INTR));
+}
+
+/// Whether the call panics on the thread that read its message, or after it has waited.
+fn a_bug_in_the_filesystem_is_an_error_of_one_call(rig: &Rig<'_>) {
+    let mounted = rig.memfs(MemFsOptions { cache: KernelCache::Direct, ..MemFsOptions::default() });
+    let at = mounted.path();
+    let (at_once, later) = (mounted.fs.add_file("at once", b"x"), mounted.fs.add_file("later", b"x"));
+    let gate = mounted.fs.gate(later);
+    mounted.fs.make_panic(at_once);
+    mounted.fs.make_panic(later);
+    let read = |name: &str| Errno::from_io_error(&fs::read(at.join(name)).expect_err("a bug"));
+    // More often than there could be threads to lose.
+    for _ in 0..10 {
+        assert_eq!(read("at once"), Some(Errno::IO));
+    }
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..10).map(|_| scope.spawn(|| read("later"))).collect();
+        rig.wait_for("all reads arrive", gate.waiting(readers.len()));
+        drop(gate);
+        for reader in readers {
+            assert_eq!(reader.join().expect("no panic here"), Some(Errno::IO));
+        }
+    });
+    nobody_else_waits(at);
 }

@@ -19,6 +19,7 @@ cases! { Write "content":
     sizes_change
     holes_are_found
     space_is_changed
+    punched_holes_are_found
     ranges_are_copied
     mappings_are_coherent
     a_mapping_of_an_append_handle_keeps_its_place
@@ -127,9 +128,17 @@ fn space_is_changed(at: &Path) {
     expected[PAGE..2 * PAGE].fill(0);
     expected[2 * PAGE + 1..2 * PAGE + 11].fill(0);
     assert!(fs::read(at.join("f")).expect("read") == expected);
-    assert_eq!(seek(&file, Seeking::Hole(0)), Ok(PAGE as u64));
     assert_eq!(fallocate(&file, FallocateFlags::UNSHARE_RANGE, 0, LEN), Err(Errno::OPNOTSUPP));
     assert_eq!(fallocate(&file, FallocateFlags::empty(), 0, 0), Err(Errno::INVAL));
+}
+
+fn punched_holes_are_found(at: &Path) {
+    let file = read_write(&at.join("f"));
+    file.write_all_at(&vec![7; 4 * PAGE], 0).expect("written");
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, PAGE as u64, PAGE as u64).expect("punched");
+    assert_eq!(seek(&file, Seeking::Hole(0)), Ok(PAGE as u64));
+    assert_eq!(seek(&file, Seeking::Data(PAGE as u64)), Ok(2 * PAGE as u64));
 }
 
 fn ranges_are_copied(at: &Path) {

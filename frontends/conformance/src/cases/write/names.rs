@@ -1,5 +1,6 @@
 //! Making, linking, renaming and removing.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -42,7 +43,9 @@ fn all_kinds_are_made(at: &Path) {
     let long = "x".repeat(4000);
     symlink(&long, at.join("long")).expect("a long symlink");
     assert_eq!(fs::read_link(at.join("long")).expect("a target"), Path::new(&long));
-    let listener = UnixListener::bind(at.join("socket")).expect("a socket");
+    // By a relative path: that of a socket is short.
+    env::set_current_dir(at).expect("entered");
+    let listener = UnixListener::bind("socket").expect("a socket");
     assert!(fs::metadata(at.join("socket")).expect("it exists").file_type().is_socket());
     drop(listener);
 

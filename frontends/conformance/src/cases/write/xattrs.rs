@@ -12,6 +12,8 @@ cases! { Write "xattrs":
     attributes_are_set_and_listed
     flags_are_honoured
     buffers_are_respected
+    attributes_belong_to_the_inode
+    changes_are_seen_at_once
 }
 
 /// Asks for the size first, then for the value.
@@ -67,4 +69,34 @@ fn buffers_are_respected(at: &Path) {
     assert_eq!(getxattr(&file, "user.a", &mut small), Err(Errno::RANGE));
     assert_eq!(listxattr(&file, &mut exact), Ok(7));
     assert_eq!(listxattr(&file, &mut small), Err(Errno::RANGE));
+}
+
+fn attributes_belong_to_the_inode(at: &Path) {
+    let file = at.join("f");
+    let handle = File::create(&file).expect("made");
+    setxattr(&file, "user.a", b"v", XattrFlags::empty()).expect("set");
+    fs::hard_link(&file, at.join("g")).expect("linked");
+    fs::rename(&file, at.join("h")).expect("renamed");
+    assert_eq!(get(&at.join("g"), "user.a"), Some(b"v".to_vec()));
+    assert_eq!(get(&at.join("h"), "user.a"), Some(b"v".to_vec()));
+    rustix::fs::fsetxattr(&handle, "user.a", b"by handle", XattrFlags::empty()).expect("set");
+    assert_eq!(get(&at.join("g"), "user.a"), Some(b"by handle".to_vec()));
+    File::create(&file).expect("made");
+    assert_eq!(get(&file, "user.a"), None, "another file of the same name");
+    std::os::unix::fs::symlink("g", at.join("link")).expect("linked");
+    assert_eq!(get(&at.join("link"), "user.a"), None, "the link itself has none");
+    assert_eq!(getxattr(at.join("link"), "user.a", &mut [0_u8; 20]), Ok(9), "but where it leads to");
+}
+
+fn changes_are_seen_at_once(at: &Path) {
+    let file = at.join("f");
+    File::create(&file).expect("made");
+    for round in 0..50_u8 {
+        setxattr(&file, "user.a", &[round], XattrFlags::empty()).expect("set");
+        assert_eq!(get(&file, "user.a"), Some(vec![round]));
+        let name = format!("user.{round}");
+        setxattr(&file, &name, b"", XattrFlags::empty()).expect("set");
+        assert_eq!(list(&file), [name.as_str(), "user.a"]);
+        removexattr(&file, &name).expect("removed");
+    }
 }

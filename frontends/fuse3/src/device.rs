@@ -96,7 +96,7 @@ fn is_new(number: RawFd, mounted: &Mounted) -> bool {
             .is_ok_and(|info| describes_new(&info, mounted.connection()))
 }
 
-/// Whether it is left open to programs, and is of no other connection; kernels before 6.16 do not tell the latter.
+/// Whether it is left open to programs, and is of no other connection; older kernels do not tell the latter.
 fn describes_new(info: &str, connection: u32) -> bool {
     let value = |key| info.lines().find_map(|line| Some(line.strip_prefix(key)?.trim()));
     let flags = value("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn a_new_descriptor_is_told_from_others() {
-        let before_6_16 = "pos:\t0\nflags:\t0104002\nmnt_id:\t24\n";
-        assert!(describes_new(before_6_16, 39));
+        let of_an_older_kernel = "pos:\t0\nflags:\t0104002\nmnt_id:\t24\n";
+        assert!(describes_new(of_an_older_kernel, 39));
         assert!(describes_new("flags:\t0104002\nfuse_connection:\t39\n", 39));
         assert!(!describes_new("flags:\t0104002\nfuse_connection:\t40\n", 39));
         assert!(!describes_new("flags:\t02104002\nfuse_connection:\t39\n", 39), "it was found before");

@@ -14,6 +14,7 @@ const NO_UNCACHED_MAPPINGS: &str = "polyfuse cannot ask for shared mappings of f
 const SKIPS: &[Skip] = &[
     skip("content::holes_are_found", NO_LSEEK),
     skip("content::punched_holes_are_found", NO_LSEEK),
+    skip("reading::data_and_holes_are_found", NO_LSEEK),
     skip("caching::an_uncached_file_can_be_mapped", NO_UNCACHED_MAPPINGS),
 ];
 

@@ -82,8 +82,9 @@ fn note(dir: &Path, at: &Path) -> PathBuf {
 /// Lets all requests to the mounts of a trial fail: those of a process that waits for its own answer can be ended
 /// in no other way.
 pub(crate) fn abort_connections(dir: &Path) {
-    const ABORT: &str = "mount -t fusectl fusectl /sys/fs/fuse/connections && \
-        for connection; do echo 1 > /sys/fs/fuse/connections/$connection/abort; done";
+    const ABORT: &str = "at=/sys/fs/fuse/connections; \
+        mountpoint -q $at || mount -t fusectl fusectl $at || exit; \
+        for connection; do [ ! -e $at/$connection ] || echo 1 > $at/$connection/abort || exit; done";
     let Ok(notes) = fs::read_dir(dir.join(CONNECTIONS)) else { return };
     let connections = notes.filter_map(|note| Some(note.ok()?.file_name()));
     let aborted =

@@ -121,7 +121,8 @@ impl Job {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "--"]).arg(this_program());
         self.give_to(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
+        // The serving process ends when it sees the end of its input: when this process is gone.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
         let end = run_to_end(command, &self.dir).expect("unshare (of util-linux) runs");
         let said = || String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         match end {

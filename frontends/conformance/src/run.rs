@@ -9,15 +9,15 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::fs::Mode;
-use tempfile::TempDir;
 
 use crate::case::Case;
 use crate::mounted::CONNECTIONS;
+use crate::place::Place;
 use crate::process::{AT, Job, Outcome, Role, Through};
 use crate::sample::Sample;
 use crate::target::{self, Target};
 use crate::verdict::{self, Run};
-use crate::{Skip, Suite, Targets, place, serve};
+use crate::{Skip, Suite, Targets, serve};
 
 /// Runs the trials of a suite, or those that need none; or does the job of this process.
 pub(crate) fn run(suite: Option<Suite>, groups: &[&[Case]]) -> ExitCode {
@@ -84,14 +84,14 @@ impl Skip {
 /// What the trials of one run share.
 struct Runner {
     suite: Option<Suite>,
-    dir: TempDir,
+    place: Place,
     sample: OnceLock<()>,
     next: AtomicUsize,
 }
 
 impl Runner {
     fn new(suite: Option<Suite>) -> Self {
-        Self { suite, dir: place::temporary_directory(), sample: OnceLock::new(), next: AtomicUsize::new(0) }
+        Self { suite, place: Place::new(), sample: OnceLock::new(), next: AtomicUsize::new(0) }
     }
 
     fn trial(&self, case: &Case, target: &Target, skip: Option<&Skip>) -> Result<Completion, Failed> {
@@ -134,7 +134,7 @@ impl Runner {
     }
 
     fn run_on(&self, case: &Case, target: &Target, through: Through) -> Outcome {
-        let sample = self.dir.path().join("sample");
+        let sample = self.place.path().join("sample");
         if case.needs_sample() {
             self.sample.get_or_init(|| Sample(&sample).make());
         }
@@ -157,7 +157,7 @@ impl Runner {
 
     fn new_directory(&self) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let dir = self.dir.path().join(number.to_string());
+        let dir = self.place.path().join(number.to_string());
         DirBuilder::new().mode(0o755).create(&dir).expect("a new directory");
         // A user without privileges mounts as well.
         fs::create_dir(dir.join(CONNECTIONS)).expect("a new directory");

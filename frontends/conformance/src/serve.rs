@@ -1,8 +1,11 @@
 //! What the processes of a trial do.
 
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::{self, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::thread;
 
 use aysfs_vfs::memfs::MemFs;
 use aysfs_vfs::{Frontend, MountOptions, Vfs};
@@ -14,7 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::Suite;
 use crate::case::{Case, Check};
-use crate::mounted::{Mounted, all_users};
+use crate::mounted::{Mounted, abort_connections, all_users};
 use crate::process::{Job, Role, Through, this_program};
 use crate::rig::Rig;
 use crate::sample::Sample;
@@ -23,12 +26,15 @@ use crate::user::Server;
 
 /// Does the job of this process.
 pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> ExitCode {
-    // Whoever waits for the end of this process is gone: nothing is to be left behind.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("a valid signal");
     rustix::process::umask(Mode::from_raw_mode(0o022));
     match job.role {
-        Role::Serve => serve(job, suite, case, target),
+        Role::Serve => {
+            end_with_the_runner(job.dir.clone());
+            serve(job, suite, case, target)
+        }
         Role::Use => {
+            // Nothing is to be left when whoever waits for this process is gone.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("a valid signal");
             match case.check {
                 Check::Write(check) => check(&job.at),
                 Check::Read(check) | Check::Refuse(check) => check(&job.at, &Sample(&job.sample).tree()),
@@ -40,6 +46,18 @@ pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Targe
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Ends this process when the runner is gone, which holds the other end of its standard input.
+///
+/// Not by a signal: this process may be waiting for an answer of its own, and then it has to be freed first.
+fn end_with_the_runner(dir: PathBuf) {
+    thread::spawn(move || {
+        // The runner writes nothing: whatever this returns, it is the end.
+        let _ = io::stdin().read(&mut [0]);
+        abort_connections(&dir);
+        process::exit(1);
+    });
 }
 
 fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> ExitCode {
@@ -56,6 +74,7 @@ fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> Exit
     let mounted = mount(job, suite, target, &runtime);
     let mut command = Command::new(this_program());
     Job { role: Role::Use, ..job.clone() }.give_to(&mut command);
+    command.stdin(Stdio::null());
     let status = command.status().expect("this program runs");
     if let Some(mounted) = mounted {
         mounted.unmount();

@@ -21,8 +21,12 @@
 //!   shared (`ENODEV`).
 //! - Two times to live in answers to `lookup`, `create` and their like: the shorter one counts there. In those to
 //!   `create` it counts in whole seconds.
-//! - `UTIME_NOW`: see [`convert::set_time`].
+//! - `UTIME_NOW`: fuse3 puts a time in its place, which is taken for what it was if it is of this very moment. One in some
+//!   ten thousand passes for a time nevertheless, and is then a little earlier than the ctime.
 //! - The size of the buffer for a listing: a page is never longer than what fits into any buffer.
+//!
+//! And what it always asks for: `FUSE_AUTO_INVAL_DATA`, so that the kernel drops cached content as soon as it sees a new size
+//! or mtime; `FUSE_EXPORT_SUPPORT`, so that it asks us about file handles that it does not know, which are stale.
 //!
 //! [`KernelCache::Direct`]: aysfs_vfs::KernelCache::Direct
 

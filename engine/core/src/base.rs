@@ -10,7 +10,7 @@ use std::time::Duration;
 use aysfs_flist::{
     Content as Listed, Corrupt, Entry as ListEntry, Index, Kind, Node, NodeRef, ObjectKey, Owner, Timestamp,
 };
-use aysfs_store::{Content, Key};
+use aysfs_store::{Content, ContentId, Key};
 use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
@@ -214,6 +214,15 @@ fn pages(segments: impl Iterator<Item = Range<u64>>, page: u64) -> u64 {
         (pages + end.saturating_sub(first), end)
     });
     pages
+}
+
+/// The name of a content in the cache; `None` if only its chunks have one.
+pub(crate) fn content_id(listed: &Listed) -> Option<ContentId> {
+    match listed {
+        Listed::V1(hash) => Some(ContentId::Md5(*hash)),
+        Listed::Object { sha256, .. } => Some(ContentId::Sha256(*sha256)),
+        Listed::Pack { .. } | Listed::Chunks { .. } => None,
+    }
 }
 
 /// The content of a regular file as the cache knows it; `None` if it is empty.

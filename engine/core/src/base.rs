@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use aysfs_flist::{
-    Content as Listed, Corrupt, Entry as ListEntry, Index, Kind, Node, NodeRef, ObjectKey, Owner, Timestamp,
+    Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, ObjectKey, Owner,
+    ParseOptions, Source, Timestamp,
 };
 use aysfs_store::{Content, ContentId, Key};
 use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
@@ -68,6 +70,16 @@ impl Base {
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
         Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new() })
+    }
+
+    /// A tree without anything in it; its index is kept in `dir`.
+    ///
+    /// # Errors
+    /// If `dir` cannot be written.
+    pub fn empty(dir: &Path) -> Result<Self, FlistError> {
+        let list = Source::Bytes { name: "an empty tree", bytes: b"# aysfs-flist 2\n" };
+        let index = Index::compile(list, &ParseOptions::default(), dir)?;
+        Ok(Self::new(index).expect("an empty tree has no packs, and its index is sound"))
     }
 
     /// The compiled flist.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aysfs_engine::load::{self, Request};
 use aysfs_engine::pack::{self, Progress};
-use aysfs_engine::{AysFs, Base, Mode};
+use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper};
 use aysfs_flist::{Dialect, Header, ParseOptions};
 use aysfs_store::{Cache, CacheOptions, Mirror, StorOptions, Store};
 use rustix::fs::{
@@ -23,6 +23,7 @@ use url::Url;
 
 use crate::acl;
 use crate::nobody::NOBODY;
+use crate::target::Tree;
 
 /// Names in the directory `many`.
 pub(crate) const MANY: usize = 5000;
@@ -67,6 +68,18 @@ impl Sample<'_> {
     pub(crate) fn mountable(&self, dir: &Path, mode: Mode, runtime: &Runtime) -> AysFs {
         let cache = Cache::open(&dir.join("cache"), CacheOptions::default()).expect("a cache");
         AysFs::new(self.base(runtime), cache, Arc::new(Mirror::new(self.stor(), [])), mode)
+    }
+
+    /// The tree, or nothing, below local changes, with everything that is kept in `dir`.
+    pub(crate) fn changeable(&self, dir: &Path, tree: Tree, runtime: &Runtime) -> Overlay {
+        let base = match tree {
+            Tree::Sample => self.base(runtime),
+            Tree::Nothing => Base::empty(&dir.join("index")).expect("an index of nothing"),
+        };
+        let cache = Cache::open(&dir.join("cache"), CacheOptions::default()).expect("a cache");
+        let lower = AysFs::new(base, cache, Arc::new(Mirror::new(self.stor(), [])), Mode::ReadOnly);
+        let upper = Upper::open(dir, Path::new("/conformance")).expect("local changes");
+        Overlay::new(lower, upper).expect("a new upper")
     }
 
     fn stor(&self) -> Arc<dyn Store> {

@@ -102,6 +102,10 @@ fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -
         }
         Files::Nowhere => return None,
         Files::MemFs => (Arc::new(MemFs::default()), all_users()),
+        Files::Overlay(tree, passthrough) => {
+            let options = MountOptions { passthrough, ..all_users() };
+            (Arc::new(sample.changeable(&job.dir, tree, runtime)), options)
+        }
         Files::AysFs(mode, passthrough) => {
             let read_only = target.changes == Changes::RefusedByTheKernel;
             let options =

@@ -22,6 +22,8 @@ pub(crate) enum Files {
     MemFs,
     /// In the engine behind the frontend: the sample tree.
     AysFs(Mode, Passthrough),
+    /// In the engine behind the frontend, below local changes: nothing, or the sample tree.
+    Overlay(Tree, Passthrough),
     /// Where the case mounts them.
     Nowhere,
 }
@@ -73,6 +75,21 @@ pub(crate) const ALL: &[Target] = &[
         files: Files::AysFs(Mode::Overlay, Passthrough::Off),
         changes: Changes::RefusedByTheFileSystem,
     },
+    Target {
+        name: "overlay",
+        files: Files::Overlay(Tree::Nothing, Passthrough::Auto),
+        changes: Changes::Allowed,
+    },
+    Target {
+        name: "overlay_no_passthrough",
+        files: Files::Overlay(Tree::Nothing, Passthrough::Off),
+        changes: Changes::Allowed,
+    },
+    Target {
+        name: "overlay_of_sample",
+        files: Files::Overlay(Tree::Sample, Passthrough::Auto),
+        changes: Changes::Allowed,
+    },
     Target { name: "mounting", files: Files::Nowhere, changes: Changes::Allowed },
 ];
 
@@ -84,9 +101,18 @@ impl Target {
 
     /// Whether a case with this check can run on it.
     pub(crate) fn takes(&self, check: &Check) -> bool {
-        let holds_sample = matches!(self.files, Files::Local(Tree::Sample) | Files::AysFs(..));
+        let (nothing, sample) = (Tree::Nothing, Tree::Sample);
+        let holds_sample = match self.files {
+            Files::Local(tree) | Files::Overlay(tree, _) => tree == sample,
+            Files::AysFs(..) => true,
+            Files::MemFs | Files::Nowhere => false,
+        };
         match check {
-            Check::Write(_) => matches!(self.files, Files::Local(Tree::Nothing) | Files::MemFs),
+            Check::Write(_) => match self.files {
+                Files::Local(tree) | Files::Overlay(tree, _) => tree == nothing,
+                Files::MemFs => true,
+                Files::AysFs(..) | Files::Nowhere => false,
+            },
             Check::Read(_) => holds_sample,
             Check::Refuse(_) => holds_sample && self.changes != Changes::Allowed,
             Check::Mount { .. } => self.files == Files::Nowhere,

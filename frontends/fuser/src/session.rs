@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use aysfs_vfs::kernel::{self, raw};
-use aysfs_vfs::{Error, Fh, Ino, MountOptions, Opened, Passthrough, Result, Vfs, drive};
+use aysfs_vfs::{Error, Fh, Ino, KernelCache, MountOptions, Opened, Passthrough, Result, Vfs, drive};
 use fuser::{
     BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -173,6 +173,15 @@ impl Shared {
         match self.agreed().passthrough {
             true => self.backings.open(ino, opened.backing.as_deref(), register),
             false => None,
+        }
+    }
+
+    /// How the kernel may cache what does not pass through. What could have, and was perhaps written that way before, is
+    /// not known to the page cache.
+    pub(crate) fn cache(&self, opened: &Opened) -> KernelCache {
+        match opened.cache {
+            KernelCache::Keep if self.agreed().passthrough && opened.backing.is_some() => KernelCache::Fresh,
+            cache => cache,
         }
     }
 

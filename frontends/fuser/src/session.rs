@@ -21,8 +21,9 @@ use crate::passthrough::Backings;
 
 /// Largest write, and largest read, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
-/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers. Many: reads for the page
+/// cache are among them, so this many slow fetches would hold up the reads of everybody else.
+const MAX_BACKGROUND: u16 = 4096;
 
 /// fuser's side of one mount.
 pub(crate) struct Adapter(Arc<Shared>);

@@ -146,13 +146,18 @@ impl Base {
         {
             return Ok(names.clone());
         }
+        Ok(vec![self.place(of)?])
+    }
+
+    /// The directory above an inode, and its name there; of a file that has several, the first.
+    pub(crate) fn place(&self, of: &NodeRef<'_>) -> Result<(Node, Vec<u8>), Corrupt> {
         let path = self.index.path(of.number())?;
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        Ok(vec![(of.parent(), name.to_vec())])
+        Ok((of.parent(), name.to_vec()))
     }
 
     /// The names of files that have several: found by looking at all names, once, when they are needed.
-    fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
+    pub(crate) fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
         if let Some(found) = self.hard_links.get() {
             return Ok(found);
         }

@@ -12,15 +12,15 @@ use aysfs_flist::{Kind, Node};
 use aysfs_store::FetchError;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Error, ErrorKind, Ino, Result, SetTime, Time};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, linkat, openat, renameat_with};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
 use tokio::sync::OwnedMutexGuard;
 
-use super::Inner;
 use super::at::At;
 use super::change::{keeping_times, redirect};
 use super::marks::Mark;
-use super::stage::{Content, copy_content};
+use super::stage::{Content, Staged, copy_content};
 use super::tree::{Data, Found, Place, Tree};
+use super::{Inner, World};
 use crate::base::{Base, damaged};
 
 /// What is about to be changed.
@@ -48,8 +48,8 @@ enum Step {
     Nothing,
     /// Make a copy of what is in the base.
     Install(Node, Need),
-    /// Add the content to a copy that has only the attributes.
-    Fill(Node, Need),
+    /// Add the content to a copy that has only the attributes; `None`: there is none any more, nor will be.
+    Fill(Option<Node>, Need),
 }
 
 /// Files that are being copied up.
@@ -75,30 +75,29 @@ impl Inner {
         }
         let _turn = self.turns.wait(ino).await;
         let step = self.step(&self.tree(), ino, need)?;
-        let (node, need) = match step {
+        let fetched = match step {
             Step::Nothing => return Ok(()),
-            Step::Install(node, need) | Step::Fill(node, need) => (node, need),
+            Step::Install(node, Need::Content) | Step::Fill(Some(node), Need::Content) => {
+                Some(self.fetch(node).await?)
+            }
+            Step::Install(..) | Step::Fill(..) => None,
         };
-        let fetched = match need {
-            Need::Content => Some(self.fetch(node).await?),
-            Need::Attributes | Need::NoContent => None,
-        };
+        let copies = fetched.is_some();
         let inner = self.clone();
         let job = move || match (step, fetched) {
+            (Step::Nothing, _) => Ok(()),
             (Step::Install(node, Need::Attributes), _) => {
                 let path = redirect(&inner.w, node)?;
                 inner.install(ino, node, &Content::Below { path: &path })
             }
             (Step::Install(node, _), None) => inner.install(ino, node, &Content::Empty),
             (Step::Install(node, _), Some(file)) => inner.install(ino, node, &Content::Copy(&file)),
-            (Step::Fill(node, _), file) => inner.fill(ino, node, file.as_deref()),
-            (Step::Nothing, _) => Ok(()),
+            (Step::Fill(from, _), file) => inner.fill(ino, from.zip(file.as_deref())),
         };
-        match need {
-            Need::Content => {
-                tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
-            }
-            Need::Attributes | Need::NoContent => job(),
+        if copies {
+            tokio::task::spawn_blocking(job).await.map_err(|error| Error::new(ErrorKind::Io, error))?
+        } else {
+            job()
         }
     }
 
@@ -106,9 +105,9 @@ impl Inner {
         if let Some(leaf) = tree.leaf(ino) {
             return match (leaf.data, need) {
                 (Data::Here, _) | (Data::Below(_) | Data::Missing, Need::Attributes) => Ok(Step::Nothing),
-                (Data::Below(node), _) => Ok(Step::Fill(node, self.kind_of_need(node, need)?)),
-                (Data::Missing, Need::NoContent) => Ok(Step::Nothing),
-                (Data::Missing, Need::Content) => Err(ErrorKind::Io.into()),
+                (Data::Below(node), _) => Ok(Step::Fill(Some(node), self.kind_of_need(node, need)?)),
+                (Data::Missing, Need::NoContent) => Ok(Step::Fill(None, need)),
+                (Data::Missing, Need::Content) => Err(missing()),
             };
         }
         let of = self.w.lower.find(ino)?;
@@ -161,37 +160,26 @@ impl Inner {
                 names.push((place, directory));
             }
         }
-        let nameless = match names.split_first() {
-            None => {
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                Some(Arc::new(openat(&w.upper.work, staged.name(), flags, Mode::empty())?))
-            }
-            Some(((first, directory), more)) => {
-                let first = first.name.as_bytes();
-                keeping_times(directory, || {
-                    Ok(renameat_with(&w.upper.work, staged.name(), directory, first, RenameFlags::NOREPLACE)?)
-                })?;
-                for (place, other) in more {
-                    keeping_times(other, || {
-                        Ok(linkat(directory, first, other, place.name.as_bytes(), AtFlags::empty())?)
-                    })?;
-                }
-                None
-            }
+        let nameless = if names.is_empty() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Some(Arc::new(openat(&w.upper.work, staged.name(), flags, Mode::empty())?))
+        } else {
+            give_names(w, &staged, &names)?;
+            None
         };
         let places = names.into_iter().map(|(place, _)| place).collect();
         tree.add_leaf(w, places, Some(ino), &stat, data, nameless)?;
         self.now_in_upper(&mut tree, ino)
     }
 
-    /// Adds the content to a copy that has only the attributes.
-    fn fill(&self, ino: Ino, node: Node, from: Option<&File>) -> Result<()> {
+    /// Adds the content to a copy that has only the attributes, or makes it an empty one.
+    fn fill(&self, ino: Ino, from: Option<(Node, &File)>) -> Result<()> {
         let w = &self.w;
         let at = self.tree().at(w, ino)?;
         let before = at.stat()?;
         let file = at.open(OFlags::RDWR)?;
         match from {
-            Some(from) => {
+            Some((node, from)) => {
                 copy_content(&w.base().index().node(node).map_err(damaged)?, from, &file)?;
                 let nanos = |nanos: u64| u32::try_from(nanos).unwrap_or_default();
                 let time = |secs, nanos| Some(SetTime::At(Time { secs, nanos }));
@@ -204,11 +192,9 @@ impl Inner {
             None => file.set_len(0)?,
         }
         let mut tree = self.tree();
-        // Its name may have changed, or be gone, meanwhile.
-        match tree.at(w, ino)? {
-            At::Named(directory, name) => w.upper.clear_mark(&directory, &name, Mark::Metacopy)?,
-            At::Nameless(_) => {}
-        }
+        // Its name may have changed meanwhile, or be gone; it may have others in directories that nobody has looked at.
+        let at = tree.at(w, ino)?;
+        w.upper.clear_mark(&at, Mark::Metacopy)?;
         if let Some(leaf) = tree.leaf_mut(ino) {
             leaf.data = Data::Here;
         }
@@ -224,6 +210,37 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Gives a copy all its names, or none; afterwards it has lost that of the work directory.
+fn give_names(w: &World, staged: &Staged<'_>, names: &[(Place, Arc<OwnedFd>)]) -> Result<()> {
+    for (made, (place, directory)) in names.iter().enumerate() {
+        let name = place.name.as_bytes();
+        let given = keeping_times(directory, || match made + 1 == names.len() {
+            true => {
+                let work = &w.upper.work;
+                Ok(renameat_with(work, staged.name(), directory, name, RenameFlags::NOREPLACE)?)
+            }
+            false => staged.at().link(directory, name),
+        });
+        if let Err(error) = given {
+            for (place, directory) in &names[..made] {
+                let taken_back = keeping_times(directory, || {
+                    Ok(unlinkat(directory, place.name.as_bytes(), AtFlags::empty())?)
+                });
+                if let Err(error) = taken_back {
+                    tracing::warn!("cannot take back the copy of {}: {error}", place.name);
+                }
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// The content was in a base that this one has replaced.
+pub(super) fn missing() -> Error {
+    Error::new(ErrorKind::Io, "its content was in a base that was replaced, and only its attributes are kept")
 }
 
 /// Opens a file of the upper for everything that its permissions allow.

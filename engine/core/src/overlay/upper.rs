@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
-use super::marks::Form;
+use super::at::At;
+use super::marks::{Form, Mark};
 
 /// Why a directory cannot hold local changes.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,11 @@ pub enum UpperError {
         .path.display()
     )]
     NoXattrs { path: PathBuf, names: &'static str },
+    #[error(
+        "cannot keep local changes in {}: its filesystem cannot rename and leave a whiteout (overlayfs and NFS, for two); choose another path for the backend",
+        .path.display()
+    )]
+    NoWhiteouts { path: PathBuf },
 }
 
 /// A directory of local changes, in the format of the kernel's overlayfs.
@@ -61,37 +67,54 @@ impl Upper {
     /// # Errors
     /// [`UpperError`]; nothing is changed then.
     pub fn open(backend: &Path, mount: &Path) -> Result<Self, UpperError> {
+        Self::open_in(backend, mount, None)
+    }
+
+    /// The same, with the marks in a form that the caller chooses.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), also where this process may not write that form.
+    pub fn open_as(backend: &Path, mount: &Path, form: Form) -> Result<Self, UpperError> {
+        Self::open_in(backend, mount, Some(form))
+    }
+
+    fn open_in(backend: &Path, mount: &Path, form: Option<Form>) -> Result<Self, UpperError> {
         let name = file_name(mount);
-        let (upper, work) = (backend.join("upper").join(&name), backend.join("work").join(&name));
-        // Until its root has the attributes of the base's, it has another name.
-        let unfinished = (!upper.exists()).then(|| backend.join("upper").join(format!("{name}.new")));
-        let upper = unfinished.clone().unwrap_or(upper);
+        let (uppers, work) = (backend.join("upper"), backend.join("work").join(&name));
         let trouble = |path: &Path, source: io::Error| UpperError::Io { path: path.into(), source };
-        for directory in [&upper, &work] {
+        for directory in [&uppers, &work] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(|error| trouble(directory, error))?;
         }
-        let lock = lock(&backend.join("upper").join(format!("{name}.lock")), &upper)?;
+        let upper = uppers.join(&name);
+        let lock = lock(&uppers.join(format!("{name}%lock")), &upper)?;
+        // Until its root has the attributes of the base's, it has another name.
+        let unfinished = (!upper.exists()).then(|| uppers.join(format!("{name}%new")));
+        let upper = unfinished.clone().unwrap_or(upper);
+        if unfinished.is_some() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&upper);
+            made.map_err(|error| trouble(&upper, error))?;
+        }
         let root = open_directory(&upper).map_err(|error| trouble(&upper, error))?;
         let work_fd = open_directory(&work).map_err(|error| trouble(&work, error))?;
-        let stat = fstat(&root).map_err(|error| trouble(&upper, error.into()))?;
-        if backend_owner(backend).map_err(|error| trouble(backend, error))?
-            != rustix::process::geteuid().as_raw()
-        {
-            return Err(UpperError::Foreign { path: backend.into(), owner: stat.st_uid });
+        let owner = backend_owner(backend).map_err(|error| trouble(backend, error))?;
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(UpperError::Foreign { path: backend.into(), owner });
         }
-        let this = Self {
+        let mut this = Self {
             root: Arc::new(root),
             work: Arc::new(work_fd),
-            form: Form::of_this_process(),
+            form: form.unwrap_or(Form::Trusted),
             next_temporary: AtomicU64::new(0),
             unfinished,
-            path: backend.join("upper").join(&name),
+            path: uppers.join(&name),
             _lock: lock,
         };
         this.sweep().map_err(|error| trouble(&work, error.into_io()))?;
-        this.probe()?;
-        Ok(this)
+        if form.is_none() && !this.may_mark()? {
+            this.form = Form::User;
+        }
+        if this.may_mark()? { Ok(this) } else { Err(trouble(&this.path, Errno::PERM.into())) }
     }
 
     /// Where it is.
@@ -111,6 +134,13 @@ impl Upper {
             renamed.map_err(|source| UpperError::Io { path: self.path.clone(), source })?;
         }
         Ok(())
+    }
+
+    /// Whether nothing was changed yet but the attributes of the root.
+    pub(super) fn is_blank(&self) -> Result<bool, UpperError> {
+        let listed = names(&self.root);
+        let trouble = |error: Error| UpperError::Io { path: self.path.clone(), source: error.into_io() };
+        listed.map(|names| names.is_empty()).map_err(trouble)
     }
 
     /// A name in the work directory that nothing has.
@@ -133,21 +163,33 @@ impl Upper {
         Ok(())
     }
 
-    /// Finds out now, not at the first change, whether marks can be written.
-    fn probe(&self) -> Result<(), UpperError> {
-        let trouble = |source| UpperError::Io { path: self.path.clone(), source };
+    /// Finds out now, not at the first change, whether there can be marks of this form and whiteouts, and whether this
+    /// process may make them.
+    fn may_mark(&self) -> Result<bool, UpperError> {
+        let trouble = |error: Errno| UpperError::Io { path: self.path.clone(), source: error.into() };
         let temporary = self.temporary();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| trouble(error.into()))?;
-        let set = self.set_mark(&self.work, &temporary, super::marks::Mark::Redirect, b"/");
+        openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR).map_err(trouble)?;
+        let at = At::Named(self.work.clone(), temporary.clone());
+        let set = self.set_mark(&at, Mark::Redirect, b"/");
+        let other = self.temporary();
+        let renamed = renameat_with(&self.work, &*temporary, &self.work, &*other, RenameFlags::WHITEOUT);
         self.discard(&temporary);
+        self.discard(&other);
         match set {
             Err(error) if error.kind() == ErrorKind::NotSupported => {
-                Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() })
+                return Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() });
             }
-            Err(error) => Err(trouble(error.into_io())),
-            Ok(()) => Ok(()),
+            // Also for the root of a user namespace.
+            Err(error) if error.kind() == ErrorKind::NotPermitted => return Ok(false),
+            Err(error) => {
+                return Err(UpperError::Io { path: self.path.clone(), source: error.into_io() });
+            }
+            Ok(()) => {}
+        }
+        match renamed {
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Err(UpperError::NoWhiteouts { path: self.path.clone() }),
+            renamed => renamed.map_err(trouble).map(|()| true),
         }
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use aysfs_benches::{Random, machine, source_code};
 use aysfs_engine::{AysFs, Base, Mode};
 use aysfs_flist::{
     Content as Listed, Dialect, Entry as ListEntry, Header, Index, Kind, ObjectKey, ParseOptions, Timestamp,
@@ -23,6 +22,7 @@ use aysfs_flist::{
 use aysfs_store::codec::{self, Compression, Encoded};
 use aysfs_store::{Cache, CacheOptions, Content, DirStore, Key, Mirror, Store, Upload};
 use aysfs_vfs::{DirEntry, DirSink, Entry, Fh, Filled, Ino, Lookup, Name, OpenFlags, Vfs, drive};
+use aysfs_workload::{Machine, Random, source_code};
 use criterion::{BatchSize, Criterion, Throughput};
 use tokio::runtime::Runtime;
 
@@ -34,7 +34,7 @@ const CACHED: usize = 4 << 20;
 const XATTR: &[u8] = b"user.origin";
 
 fn main() {
-    println!("{}", machine());
+    println!("{}", Machine::this());
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))

@@ -12,11 +12,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aysfs_benches::{Random, machine, memory};
+use aysfs_benches::memory;
 use aysfs_flist::{
     Content, Dialect, Entry, Flist, Header, Index, Kind, Node, ObjectKey, ParseOptions, Provenance, Source,
     Timestamp, Writer,
 };
+use aysfs_workload::{Machine, Random};
 use criterion::{BatchSize, Criterion, Throughput};
 
 const ENTRIES: usize = 1_000_000;
@@ -40,7 +41,7 @@ fn main() {
 fn table(dir: &Path) {
     let list = dir.join("list");
     write_tree(BufWriter::new(File::create(&list).expect("the list")), ENTRIES).expect("the list is written");
-    println!("{ENTRIES} entries, {} MB of v2; {}", size(&list) / 1_000_000, machine());
+    println!("{ENTRIES} entries, {} MB of v2; {}", size(&list) / 1_000_000, Machine::this());
     println!("{:44} {:>12} {:>12} {:>12} {:>12}", "", "time", "RSS before", "RSS after", "RSS peak");
     run(dir, "first mount: parse and index");
     let index = files(dir, "index").map(|path| size(&path)).sum::<u64>();

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::Lib;
+use aysfs_config::{ByteSize, Lib};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
@@ -53,6 +53,14 @@ pub(crate) enum Command {
     Flist(FlistCommand),
     /// Serves a directory as an AYDO stor over HTTP.
     Stor(StorArgs),
+    /// Measures how fast each FUSE library is on this machine, to choose a lib=.
+    ///
+    /// Mounts the same data with each library and in each mode, and compares it with the directory that it was packed
+    /// from. Everything is made in one temporary directory, which is removed at the end.
+    Bench(BenchArgs),
+    /// Serves one mount of `bench`.
+    #[command(hide = true)]
+    BenchServe(BenchServeArgs),
     /// Examines config files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -258,6 +266,49 @@ pub(crate) struct StorArgs {
     /// Largest object, in bytes, with an optional unit such as 16GiB.
     #[arg(long, value_name = "SIZE", default_value = "64GiB")]
     pub(crate) max_object: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Directory to make the temporary data in, on the disk to compare with.
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) dir: PathBuf,
+
+    /// FUSE library to measure (repeatable): fuser, fuse3 or polyfuse [default: all].
+    #[arg(long)]
+    pub(crate) lib: Vec<Lib>,
+
+    /// Mode to measure (repeatable) [default: all].
+    #[arg(long, ignore_case = true, value_enum)]
+    pub(crate) mode: Vec<Mode>,
+
+    /// How many small files there are.
+    #[arg(long, value_name = "N", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) files: u32,
+
+    /// Size of the large file, such as 64MiB.
+    #[arg(long, default_value = "64MiB")]
+    pub(crate) size: ByteSize,
+
+    /// How often everything is measured; medians are shown.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchServeArgs {
+    /// FUSE library.
+    pub(crate) lib: Lib,
+
+    /// What is mounted.
+    pub(crate) serves: String,
+
+    /// Directory of the data.
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod flist;
 pub(crate) mod mount;

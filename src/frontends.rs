@@ -3,14 +3,11 @@
 use aysfs_config::Lib;
 use aysfs_vfs::Frontend;
 
-use crate::Refused;
-
-/// The frontend for a library, if this build has it.
-pub(crate) fn frontend(lib: Lib) -> anyhow::Result<&'static dyn Frontend> {
+/// The frontend for a library.
+pub(crate) fn frontend(lib: Lib) -> &'static dyn Frontend {
     match lib {
-        Lib::Fuser => Ok(&aysfs_frontend_fuser::Fuser),
-        Lib::Fuse3 | Lib::Polyfuse => {
-            Err(Refused(format!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"")).into())
-        }
+        Lib::Fuser => &aysfs_frontend_fuser::Fuser,
+        Lib::Fuse3 => &aysfs_frontend_fuse3::Fuse3,
+        Lib::Polyfuse => &aysfs_frontend_polyfuse::Polyfuse,
     }
 }

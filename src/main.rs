@@ -44,6 +44,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
             (Some(Command::Stor(args)), _) => commands::stor::run(args).await,
+            (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
+            (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,
             (Some(Command::Config(ConfigCommand::Check { file })), _) => commands::config::check(&file),
             (None, Some(file)) => commands::serve::run(&file).await,
             (None, None) => unreachable!("clap asks for one of them"),

@@ -100,6 +100,12 @@ fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
     }))
 }
 
+/// The type of the filesystem that a path is on.
+pub(crate) fn filesystem_of(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    path.ancestors().find_map(|point| topmost(point).ok()?)
+}
+
 /// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).
 fn unescape(field: &str) -> PathBuf {
     let (mut bytes, mut rest) = (Vec::new(), field.as_bytes());

@@ -16,6 +16,16 @@ pub(crate) fn bar(what: &'static str) -> ProgressBar {
     bar
 }
 
+/// A bar for a job of so many steps, which the job itself moves on.
+pub(crate) fn steps(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = "{prefix:>9} [{bar:30}] {pos}/{len} (eta {eta}) {wide_msg}";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is valid").progress_chars("=> "));
+    bar.set_prefix(what);
+    bar.enable_steady_tick(REFRESH);
+    bar
+}
+
 /// Runs `job`, and lets `show` bring `bar` up to date meanwhile.
 pub(crate) async fn watch<T>(
     bar: ProgressBar,

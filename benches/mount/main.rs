@@ -1,11 +1,10 @@
 //! What a mount costs the programs that use it, against the same tree on the local disk.
 //!
-//! `cargo bench -p aysfs-benches --bench mount`, as root. Each step is taken on the local disk and on two mounts in
-//! turn, several times over, and what is shown is the ratio of neighbouring times: it means something on a busy
-//! machine, too.
+//! `cargo bench -p aysfs-benches --bench mount`, as root, takes about two minutes; with `-- --long` behind it, the tree has
+//! fifty thousand files and it takes several times as long. Each step is taken on the local disk and on two mounts in turn,
+//! several times over, and what is shown is the ratio of neighbouring times: it means something on a busy machine, too.
 
 mod serve;
-mod tree;
 mod workload;
 
 use std::env;
@@ -13,23 +12,25 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aysfs_benches::machine;
-use aysfs_engine::pack::{self, pack};
-use aysfs_flist::{Dialect, Header};
-use aysfs_store::StorOptions;
+use aysfs_benches::packed;
+use aysfs_engine::Mode;
 use aysfs_store::aydostor::server::{Limits, Server, ServerConfig};
+use aysfs_workload::{Machine, Shape, Stop, Tree, work};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use self::serve::{NAMESPACE, Opens, Setup};
-use self::workload::{Workload, read_small};
+use self::serve::Setup;
+use self::workload::{Done, Workload};
+
+/// The tree that is measured.
+const SHORT: Shape = Shape { files: 20_000, large: 256 << 20 };
+/// The tree of `--long`.
+const LONG: Shape = Shape { files: 50_000, large: 512 << 20 };
 
 /// How often everything begins with empty caches.
 const ROUNDS: usize = 3;
@@ -42,7 +43,7 @@ const STEPS: &[(&str, Workload, usize)] = &[
     ("second walk, stat only", Workload::Stat, 5),
     ("first open, read, close of small files", Workload::ReadSmall, 1),
     ("second open, read, close", Workload::ReadSmall, 3),
-    ("first sequential read, 512 MiB", Workload::Sequential, 1),
+    ("first sequential read", Workload::Sequential, 1),
     ("second sequential read", Workload::Sequential, 3),
     ("4 KiB reads at random", Workload::Random(1), 3),
     ("4 KiB reads at random, 4 threads", Workload::Random(4), 3),
@@ -52,13 +53,14 @@ const STEPS: &[(&str, Workload, usize)] = &[
 /// How many files are fetched over HTTP.
 const FETCHED: usize = 10_000;
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static STOP: Stop = Stop::new();
 
 fn main() {
-    let mut arguments = env::args().skip(1);
-    if arguments.next().as_deref() == Some(serve::COMMAND) {
+    let mut arguments = env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == serve::COMMAND).is_some() {
         return serve::serve(arguments.collect());
     }
+    let shape = if arguments.any(|argument| argument == "--long") { LONG } else { SHORT };
     if !rustix::process::geteuid().is_root() {
         println!("mount: skipped, since only root may empty the caches of the kernel and use passthrough");
         return;
@@ -66,22 +68,23 @@ fn main() {
     let runtime = Runtime::new().expect("a runtime");
     runtime.spawn(async {
         tokio::signal::ctrl_c().await.expect("a signal handler");
-        INTERRUPTED.store(true, Ordering::Relaxed);
+        STOP.stop();
     });
-    let bench = Bench::prepare(&runtime);
+    let bench = Bench::prepare(shape, &runtime);
     bench.compare();
     bench.fetch(&runtime);
 }
 
 /// Unwinds after a Ctrl-C, so that mounts and temporary files are removed.
 fn go_on() {
-    if INTERRUPTED.load(Ordering::Relaxed) {
+    if STOP.is_stopped() {
         std::panic::resume_unwind(Box::new("interrupted"));
     }
 }
 
 /// The tree, packed.
 struct Bench {
+    shape: Shape,
     /// The local disk.
     dir: TempDir,
     /// In memory where that is possible: packing would wait for the disk with each object.
@@ -89,48 +92,39 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(runtime: &Runtime) -> Self {
+    fn prepare(shape: Shape, runtime: &Runtime) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
         let stor =
             tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory");
-        let bench = Self { dir, stor };
-        let bytes = tree::make(&bench.tree()).expect("space for the tree");
+        let bench = Self { shape, dir, stor };
+        let made = bench.tree().make(&STOP);
         go_on();
+        let bytes = made.expect("space for the tree");
         let start = Instant::now();
-        bench.pack(runtime);
+        runtime.block_on(packed::make(&bench.tree().root, bench.stor(), &bench.flist()));
         let disk = kind_of(bench.dir.path());
-        println!("{}, local disk: {disk}", machine());
+        println!("{}, local disk: {disk}", Machine::this());
         println!(
             "{} files of {:.1} kB on average and one of {} MiB; packed in {:.1?} into a stor in {}",
-            tree::FILES,
-            bytes as f64 / tree::FILES as f64 / 1000.0,
-            tree::LARGE >> 20,
+            shape.files,
+            bytes as f64 / shape.files as f64 / 1000.0,
+            shape.large >> 20,
             start.elapsed(),
             kind_of(bench.stor.path()),
         );
         bench
     }
 
-    fn tree(&self) -> PathBuf {
-        self.dir.path().join("tree")
+    fn tree(&self) -> Tree {
+        self.tree_at(&self.dir.path().join("tree"))
+    }
+
+    fn tree_at(&self, root: &Path) -> Tree {
+        Tree::at(root, self.shape)
     }
 
     fn flist(&self) -> PathBuf {
         self.dir.path().join("flist")
-    }
-
-    fn pack(&self, runtime: &Runtime) {
-        let stor = StorOptions::new(self.stor());
-        let options = pack::Options {
-            dialect: Dialect::V2,
-            header: Header::default(),
-            exclude: Vec::new(),
-            spool: self.dir.path().into(),
-        };
-        let flist = fs::File::create(self.flist()).expect("the flist");
-        let flist = std::io::BufWriter::new(flist);
-        let stor = aysfs_store::open(&stor, &NAMESPACE.parse().expect("a name")).expect("a stor");
-        runtime.block_on(pack(&self.tree(), &*stor, &options, flist, &Arc::default())).expect("packed");
     }
 
     fn stor(&self) -> Url {
@@ -138,30 +132,30 @@ impl Bench {
     }
 
     /// A mount with a backend and a mount point of its own.
-    fn setup(&self, name: &str, opens: Opens, stor: Url) -> Setup {
+    fn setup(&self, name: &str, mode: Mode, stor: Url) -> Setup {
         let [backend, point] = ["backend", "mount"].map(|kind| {
             let path = self.dir.path().join(format!("{kind}-{name}"));
             fs::create_dir(&path).expect("a new directory");
             path
         });
-        Setup { opens, flist: self.flist(), stor, backend, point }
+        Setup { mode, flist: self.flist(), stor, backend, point }
     }
 
     /// Local disk, stateless mount, mount with passthrough.
     fn compare(&self) {
         let setups = [
-            self.setup("stateless", Opens::Stateless, self.stor()),
-            self.setup("passthrough", Opens::Passthrough, self.stor()),
+            self.setup("stateless", Mode::ReadOnly, self.stor()),
+            self.setup("passthrough", Mode::Overlay, self.stor()),
         ];
         for setup in &setups {
             // What is not cached yet would be fetched, and would not pass through.
             let mounted = setup.mount();
-            if setup.opens == Opens::Stateless {
+            if setup.mode == Mode::ReadOnly {
                 println!("mounted first in {:.0?}", mounted.ready);
             }
-            fill(&setup.point);
+            fill(&self.tree_at(&setup.point));
         }
-        let roots = [&self.tree(), &setups[0].point, &setups[1].point];
+        let trees = [self.tree(), self.tree_at(&setups[0].point), self.tree_at(&setups[1].point)];
         let mut times = vec![[const { Vec::new() }; 3]; STEPS.len()];
         let mut ready = Vec::new();
         let mut memory = Vec::new();
@@ -175,8 +169,9 @@ impl Bench {
             for (step, (_, workload, repeats)) in STEPS.iter().enumerate() {
                 for turn in 0..*repeats {
                     for side in (0..3).map(|side| (side + turn + round) % 3) {
+                        let done = workload.run(&trees[side], &STOP);
                         go_on();
-                        times[step][side].push(workload.time(roots[side]));
+                        times[step][side].extend(done);
                     }
                 }
                 if step == 0 {
@@ -211,9 +206,10 @@ impl Bench {
         for readers in [1, 16] {
             go_on();
             let stor = Url::parse(&format!("http://127.0.0.1:{port}/")).expect("a URL");
-            let setup = self.setup(&format!("fetch-{readers}"), Opens::Stateless, stor);
+            let setup = self.setup(&format!("fetch-{readers}"), Mode::ReadOnly, stor);
             let _mounted = setup.mount();
-            let time = read_in_parallel(&setup.point, FETCHED, readers);
+            let time = read_in_parallel(&self.tree_at(&setup.point), FETCHED, readers);
+            go_on();
             println!(
                 "fetch of {FETCHED} small files over HTTP, {readers} at a time: {:.0} files/s",
                 FETCHED as f64 / time.as_secs_f64()
@@ -222,24 +218,29 @@ impl Bench {
     }
 }
 
-fn read_in_parallel(root: &Path, files: usize, readers: usize) -> Duration {
+fn read_in_parallel(tree: &Tree, files: usize, readers: usize) -> Duration {
     let start = Instant::now();
     let share = files / readers;
     thread::scope(|scope| {
         for reader in 0..readers {
-            scope.spawn(move || read_small(root, reader * share..(reader + 1) * share).expect("fetched"));
+            let numbers = reader * share..(reader + 1) * share;
+            scope.spawn(move || {
+                let read = work::read_small(tree, numbers, &STOP);
+                assert!(STOP.is_stopped() || read.is_ok(), "{read:?}");
+            });
         }
     });
     start.elapsed()
 }
 
-fn fill(point: &Path) {
-    read_in_parallel(point, tree::FILES, 8);
-    Workload::Sequential.time(point);
+fn fill(tree: &Tree) {
+    read_in_parallel(tree, tree.shape.files, 8);
+    Workload::Sequential.run(tree, &STOP);
+    go_on();
 }
 
 /// A table in Markdown.
-fn report(times: &[[Vec<Duration>; 3]]) {
+fn report(times: &[[Vec<Done>; 3]]) {
     let row = |cells: [&str; 4]| {
         println!("| {:38} | {:10} | {:18} | {:18} |", cells[0], cells[1], cells[2], cells[3])
     };
@@ -250,21 +251,17 @@ fn report(times: &[[Vec<Duration>; 3]]) {
     row(["", "local disk", "mount", "with passthrough"]);
     row(["---"; 4]);
     for ((name, workload, _), [native, stateless, passthrough]) in STEPS.iter().zip(times) {
-        let ratio = |ours: &[Duration]| {
-            let ratios: Vec<_> = native
-                .iter()
-                .zip(ours)
-                .map(|(native, ours)| native.as_secs_f64() / ours.as_secs_f64())
-                .collect();
-            spread(&ratios, |ratio| format!("{ratio:.2}"))
+        let ratio = |ours: &[Done]| {
+            let ratios = native.iter().zip(ours);
+            let ratios = ratios.map(|(native, ours)| native.time.as_secs_f64() / ours.time.as_secs_f64());
+            spread(&ratios.collect::<Vec<_>>(), |ratio| format!("{ratio:.2}"))
         };
-        row([name, &workload.figure(median(native)), &ratio(stateless), &ratio(passthrough)]);
+        let mut native = native.clone();
+        native.sort_by_key(|done| done.time);
+        let figure = workload.figure(native[native.len() / 2]);
+        row([name, &figure, &ratio(stateless), &ratio(passthrough)]);
     }
     println!();
-}
-
-fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
-    sorted(values)[values.len() / 2]
 }
 
 fn sorted<T: Copy + PartialOrd>(values: &[T]) -> Vec<T> {
@@ -276,7 +273,7 @@ fn sorted<T: Copy + PartialOrd>(values: &[T]) -> Vec<T> {
 /// Median, and in parentheses the smallest and the largest.
 fn spread<T: Copy + PartialOrd>(values: &[T], show: impl Fn(T) -> String) -> String {
     let sorted = sorted(values);
-    format!("{} ({}-{})", show(median(values)), show(sorted[0]), show(sorted[sorted.len() - 1]))
+    format!("{} ({}-{})", show(sorted[sorted.len() / 2]), show(sorted[0]), show(sorted[sorted.len() - 1]))
 }
 
 /// Empties the kernel's caches of names, inodes and pages.

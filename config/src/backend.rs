@@ -77,6 +77,9 @@ pub enum Lib {
 }
 
 impl Lib {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fuser, Self::Fuse3, Self::Polyfuse];
+
     /// The word for it in a config, which is also the name of its frontend.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -95,7 +98,7 @@ impl FromStr for Lib {
         match text {
             "hanwen" => Ok(Self::Fuser),
             "bazil" => Ok(Self::Fuse3),
-            _ => meaning(text, &[Self::Fuser, Self::Fuse3, Self::Polyfuse].map(|lib| (lib.as_str(), lib))),
+            _ => meaning(text, &Self::ALL.map(|lib| (lib.as_str(), lib))),
         }
     }
 }

@@ -52,7 +52,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
             None => default_backend(root)?,
         },
         deadline: access.deadline,
-        frontend: frontend(args.lib)?,
+        frontend: frontend(args.lib),
     })
 }
 

@@ -83,7 +83,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),
         deadline: backend.deadline,
-        frontend: frontend(backend.lib)?,
+        frontend: frontend(backend.lib),
         options: MountOptions {
             source: mounts::shown(&flist.source),
             read_only: mode == aysfs_engine::Mode::ReadOnly,

@@ -212,12 +212,6 @@ LAB/config.toml:30:1: unknown key "passwrd" in [stor.four]: did you mean "passwd
 fn what_this_version_lacks_is_refused() {
     let lab = lab();
     let flist = lab.file("flist", "# aysfs-flist 2\n");
-    for lib in ["fuse3", "polyfuse"] {
-        let message = format!("lib = \"{lib}\" is not in this version of aysfs: use \"fuser\"");
-        refuses(&lab, &format!("mount LAB/flist {MOUNT} --lib {lib}"), REFUSED, &message);
-        config(&lab, &flist, "", &format!("lib = \"{lib}\""));
-        refuses(&lab, "-config LAB/config.toml", REFUSED, &format!("LAB/mnt: {message}"));
-    }
     let config = fs::read_to_string(config(&lab, &flist, "", "")).expect("a config");
     lab.file("config.toml", config.replace("\"RO\"", "\"RW\""));
     let message = "LAB/mnt: mode RW is not in this version of aysfs: use RO";

@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::compare::{Fidelity, assert_same};
-use crate::support::{Daemon, Lab, Mounted, Stor, is_mounted, pack, run, run_ok, wait_for};
+use crate::support::{Daemon, LIBS, Lab, Mounted, Stor, is_mounted, pack, run, run_ok, wait_for};
 use crate::tree;
 
 #[test]
@@ -16,8 +16,9 @@ fn sigterm_and_sigint_unmount() {
     tree::plain(&source, 10);
     let stor = Stor::start(&lab.dir("stor"));
     let flist = pack(&lab, &source, &stor.url(), "v2");
-    for signal in [Signal::TERM, Signal::INT] {
-        let mut mounted = Mounted::new(&lab, &flist, &stor.url());
+    let both = LIBS.into_iter().flat_map(|lib| [(lib, Signal::TERM), (lib, Signal::INT)]);
+    for (lib, signal) in both {
+        let mut mounted = Mounted::with(&lab, &flist, &stor.url(), &["--lib", lib]);
         mounted.daemon.signal(signal);
         assert!(mounted.daemon.wait().success());
         assert!(!is_mounted(&mounted.point));
@@ -31,16 +32,18 @@ fn a_busy_mount_is_detached_with_a_warning_and_the_reader_goes_on() {
     fs::write(source.join("file"), tree::bytes(1, 100_000)).expect("a file");
     let stor = Stor::start(&lab.dir("stor"));
     let flist = pack(&lab, &source, &stor.url(), "v2");
-    let mut mounted = Mounted::new(&lab, &flist, &stor.url());
-    let mut open = File::open(mounted.point.join("file")).expect("an open file keeps it busy");
-    mounted.daemon.signal(Signal::TERM);
-    mounted.daemon.wait_for_log("busy");
-    wait_for("the mount to disappear", || !is_mounted(&mounted.point));
-    let mut content = Vec::new();
-    std::io::Read::read_to_end(&mut open, &mut content).expect("the file is still served");
-    assert_eq!(content, tree::bytes(1, 100_000));
-    drop(open);
-    assert!(mounted.daemon.wait().success());
+    for lib in LIBS {
+        let mut mounted = Mounted::with(&lab, &flist, &stor.url(), &["--lib", lib]);
+        let mut open = File::open(mounted.point.join("file")).expect("an open file keeps it busy");
+        mounted.daemon.signal(Signal::TERM);
+        mounted.daemon.wait_for_log("busy");
+        wait_for("the mount to disappear", || !is_mounted(&mounted.point));
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut open, &mut content).expect("the file is still served");
+        assert_eq!(content, tree::bytes(1, 100_000), "{lib}");
+        drop(open);
+        assert!(mounted.daemon.wait().success(), "{lib}");
+    }
 }
 
 #[test]
@@ -51,9 +54,11 @@ fn umount_ends_the_daemon() {
     let stor = Stor::start(&lab.dir("stor"));
     let flist = pack(&lab, &source, &stor.url(), "v2");
 
-    let mut mounted = Mounted::new(&lab, &flist, &stor.url());
-    run_ok(["umount".as_ref(), mounted.point.as_os_str()]);
-    assert!(mounted.daemon.wait().success());
+    for lib in LIBS {
+        let mut mounted = Mounted::with(&lab, &flist, &stor.url(), &["--lib", lib]);
+        run_ok(["umount".as_ref(), mounted.point.as_os_str()]);
+        assert!(mounted.daemon.wait().success(), "{lib}");
+    }
 
     let mut mounted = Mounted::new(&lab, &flist, &stor.url());
     let status = Command::new("umount").arg(&mounted.point).status().expect("umount runs");
@@ -78,15 +83,17 @@ fn a_mount_left_by_a_killed_daemon_is_cleaned_at_start() {
     tree::plain(&source, 10);
     let stor = Stor::start(&lab.dir("stor"));
     let flist = pack(&lab, &source, &stor.url(), "v2");
-    let mut mounted = Mounted::new(&lab, &flist, &stor.url());
-    mounted.daemon.signal(Signal::KILL);
-    mounted.daemon.wait();
-    assert!(fs::read_dir(&mounted.point).is_err(), "a dead mount answers nothing");
+    for lib in LIBS {
+        let mut mounted = Mounted::with(&lab, &flist, &stor.url(), &["--lib", lib]);
+        mounted.daemon.signal(Signal::KILL);
+        mounted.daemon.wait();
+        assert!(fs::read_dir(&mounted.point).is_err(), "a dead mount answers nothing");
 
-    let mounted = Mounted::new(&lab, &flist, &stor.url());
-    assert_same(&source, &mounted.point, Fidelity::Everything);
-    mounted.stop();
-    assert!(!is_mounted(&lab.path("mnt")), "the dead mount is gone as well");
+        let mounted = Mounted::with(&lab, &flist, &stor.url(), &["--lib", lib]);
+        assert_same(&source, &mounted.point, Fidelity::Everything);
+        mounted.stop();
+        assert!(!is_mounted(&lab.path("mnt")), "the dead mount is gone as well");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod bench;
 mod compare;
 mod crash;
 mod faults;

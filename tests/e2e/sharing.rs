@@ -9,7 +9,7 @@ use std::thread;
 
 use rustix::fs::{Advice, OFlags};
 
-use crate::support::{Faulty, Lab, Mounted, PATIENCE, objects, pack, wait_for};
+use crate::support::{Faulty, LIBS, Lab, Mounted, PATIENCE, objects, pack, wait_for};
 use crate::tree;
 
 /// Longer than a test waits: what ends, ends for another reason.
@@ -28,17 +28,21 @@ fn is_waiting(thread: rustix::thread::Pid) -> bool {
     stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['S', 'D'])))
 }
 
+/// More than are fetched at once, and more than the kernel would wait for by default.
+const HANGING: usize = 100;
+const FETCHED_AT_ONCE: usize = 64;
+
 #[test]
 fn five_hundred_readers_of_one_file_cause_one_fetch() {
     const READERS: usize = 500;
-    for format in ["v1-long", "v2"] {
+    for (format, lib) in [("v1-long", LIBS[0]), ("v2", LIBS[0]), ("v2", LIBS[1]), ("v2", LIBS[2])] {
         let lab = Lab::new();
         let source = lab.dir("source");
         let content = tree::noise(1, 100_000);
         fs::write(source.join("file"), &content).expect("a file");
         let stor = Faulty::start(&lab.dir("stor"));
         let flist = pack(&lab, &source, &stor.direct(), format);
-        let mounted = Mounted::with(&lab, &flist, &stor.url(), &["--deadline", NEVER]);
+        let mounted = Mounted::with(&lab, &flist, &stor.url(), &["--deadline", NEVER, "--lib", lib]);
         let path = mounted.point.join("file");
         let gate = stor.hold();
         let (ready, started) = std::sync::mpsc::channel();
@@ -63,16 +67,13 @@ fn five_hundred_readers_of_one_file_cause_one_fetch() {
             stor.held(&gate, 1);
             gate.open();
         });
-        assert_eq!(stor.gets(&objects(&flist)[Path::new("file")]), 1, "{format}");
+        assert_eq!(stor.gets(&objects(&flist)[Path::new("file")]), 1, "{format}, {lib}");
         mounted.stop();
     }
 }
 
 #[test]
 fn a_stor_that_does_not_answer_holds_up_only_those_who_need_it() {
-    /// More than are fetched at once, and more than the kernel would wait for by default.
-    const HANGING: usize = 100;
-    const FETCHED_AT_ONCE: usize = 64;
     let lab = Lab::new();
     let source = lab.dir("source");
     tree::plain(&source, 300);
@@ -89,7 +90,14 @@ fn a_stor_that_does_not_answer_holds_up_only_those_who_need_it() {
     xattr::set(&source, "user.note", b"seen").expect("an attribute");
     let stor = Faulty::start(&lab.dir("stor"));
     let flist = pack(&lab, &source, &stor.direct(), "v2");
-    let mounted = Mounted::with(&lab, &flist, &stor.url(), &["--deadline", NEVER]);
+    for lib in LIBS {
+        holds_up_only_those_who_need_it(&lab, lib, &source, &flist, &stor);
+        fs::remove_dir_all(lab.path("cache")).expect("the next one begins without it");
+    }
+}
+
+fn holds_up_only_those_who_need_it(lab: &Lab, lib: &str, source: &Path, flist: &Path, stor: &Faulty) {
+    let mounted = Mounted::with(lab, flist, &stor.url(), &["--deadline", NEVER, "--lib", lib]);
     let cached: Vec<_> =
         (0..40).map(|number| format!("{}/file{}", ["cached", "small"][number % 2], number / 2)).collect();
     for name in &cached {
@@ -97,7 +105,7 @@ fn a_stor_that_does_not_answer_holds_up_only_those_who_need_it() {
         forget(&mounted.point.join(name));
     }
 
-    let hanging = objects(&flist).into_keys().filter(|path| path.starts_with("uncached")).collect::<Vec<_>>();
+    let hanging = objects(flist).into_keys().filter(|path| path.starts_with("uncached")).collect::<Vec<_>>();
     let gate = stor.hold();
     let finished = AtomicUsize::new(0);
     thread::scope(|scope| {

@@ -16,6 +16,9 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+/// The values of `lib=`: what is promised holds for all of them.
+pub(crate) const LIBS: [&str; 3] = ["fuser", "fuse3", "polyfuse"];
+
 /// Only ends a test that hangs; nothing is measured with it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use aysfs_flist::{
-    Content as Listed, Corrupt, Entry as ListEntry, Index, Kind, Node, NodeRef, ObjectKey, Owner, Timestamp,
+    Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, ObjectKey, Owner,
+    ParseOptions, Source, Timestamp,
 };
-use aysfs_store::{Content, Key};
+use aysfs_store::{Content, ContentId, Key};
 use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
@@ -68,6 +70,16 @@ impl Base {
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
         Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new() })
+    }
+
+    /// A tree without anything in it; its index is kept in `dir`.
+    ///
+    /// # Errors
+    /// If `dir` cannot be written.
+    pub fn empty(dir: &Path) -> Result<Self, FlistError> {
+        let list = Source::Bytes { name: "an empty tree", bytes: b"# aysfs-flist 2\n" };
+        let index = Index::compile(list, &ParseOptions::default(), dir)?;
+        Ok(Self::new(index).expect("an empty tree has no packs, and its index is sound"))
     }
 
     /// The compiled flist.
@@ -134,13 +146,18 @@ impl Base {
         {
             return Ok(names.clone());
         }
+        Ok(vec![self.place(of)?])
+    }
+
+    /// The directory above an inode, and its name there; of a file that has several, the first.
+    pub(crate) fn place(&self, of: &NodeRef<'_>) -> Result<(Node, Vec<u8>), Corrupt> {
         let path = self.index.path(of.number())?;
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        Ok(vec![(of.parent(), name.to_vec())])
+        Ok((of.parent(), name.to_vec()))
     }
 
     /// The names of files that have several: found by looking at all names, once, when they are needed.
-    fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
+    pub(crate) fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
         if let Some(found) = self.hard_links.get() {
             return Ok(found);
         }
@@ -214,6 +231,15 @@ fn pages(segments: impl Iterator<Item = Range<u64>>, page: u64) -> u64 {
         (pages + end.saturating_sub(first), end)
     });
     pages
+}
+
+/// The name of a content in the cache; `None` if only its chunks have one.
+pub(crate) fn content_id(listed: &Listed) -> Option<ContentId> {
+    match listed {
+        Listed::V1(hash) => Some(ContentId::Md5(*hash)),
+        Listed::Object { sha256, .. } => Some(ContentId::Sha256(*sha256)),
+        Listed::Pack { .. } | Listed::Chunks { .. } => None,
+    }
 }
 
 /// The content of a regular file as the cache knows it; `None` if it is empty.

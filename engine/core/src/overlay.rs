@@ -10,6 +10,7 @@
 //! - an inode keeps its number, and its open handles, when it is copied up;
 //! - the lock of the tree is never held while something is fetched or synced.
 
+mod adopt;
 mod at;
 mod change;
 mod marks;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
 
+pub use self::marks::Form;
 use self::open::OpenFiles;
 use self::raise::Turns;
 use self::tree::Tree;
@@ -70,9 +72,10 @@ impl Overlay {
             })?;
             w.upper.finish()?;
         }
+        let blank = w.upper.is_blank()?;
         Ok(Self(Arc::new(Inner {
             w,
-            tree: Mutex::new(Tree::new()),
+            tree: Mutex::new(Tree::new(blank)),
             turns: Turns::default(),
             open: OpenFiles::default(),
         })))

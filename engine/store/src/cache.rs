@@ -39,6 +39,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use lru::LruCache;
 use rustix::buffer::spare_capacity;
@@ -163,6 +164,21 @@ impl Cache {
     /// A content, to be read from the cache and fetched from `sources` where the cache lacks it. Costs nothing.
     pub fn file(self: &Arc<Self>, content: &Content, sources: &Arc<Mirror>) -> CachedFile {
         CachedFile { cache: self.clone(), content: content.clone(), sources: sources.clone() }
+    }
+
+    /// Reads up to `length` bytes of a content that is open here already, fewer only at the end of the file: most reads are such,
+    /// and need not know what the content is made of. `None` if it is not open, or cannot be read: [`CachedFile::read`] knows
+    /// what to do then.
+    pub fn read_open(&self, id: &ContentId, size: u64, offset: u64, length: usize) -> Option<Bytes> {
+        let part = offset..offset.saturating_add(length as u64).min(size);
+        if part.is_empty() {
+            return Some(Bytes::new());
+        }
+        let file = lock(&self.files).open.get(&FileKey { id: *id, size })?.clone();
+        let mut bytes = Vec::with_capacity(usize::try_from(part.end - part.start).ok()?);
+        append_at(&file, part, &mut bytes).ok()?;
+        self.counters.hits.add(1);
+        Some(bytes.into())
     }
 
     /// Whether a content of this size is there, verified in this boot. Fetches nothing.

@@ -23,15 +23,38 @@ pub fn drive<F>(runtime: &Handle, request: F) -> Option<JoinHandle<()>>
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    match start(runtime, request) {
+        Started::Waiting(task) => Some(task),
+        Started::Ready(()) | Started::Panicked => None,
+    }
+}
+
+/// How a request fared at its first poll.
+#[derive(Debug)]
+pub enum Started<T> {
+    /// It is done.
+    Ready(T),
+    /// It waits, and goes on as this task.
+    Waiting(JoinHandle<T>),
+    /// It panicked, and is gone.
+    Panicked,
+}
+
+/// Does what [`drive`] does for a request that returns its reply, for a library that sends it.
+pub fn start<F>(runtime: &Handle, request: F) -> Started<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
     let _inside = runtime.enter();
     let mut request = Box::pin(request);
     let first_poll = || request.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     match panic::catch_unwind(AssertUnwindSafe(first_poll)) {
-        Ok(Poll::Ready(())) => None,
-        Ok(Poll::Pending) => Some(runtime.spawn(request)),
+        Ok(Poll::Ready(reply)) => Started::Ready(reply),
+        Ok(Poll::Pending) => Started::Waiting(runtime.spawn(request)),
         Err(_) => {
             tracing::error!("a request panicked; it is answered with an error");
-            None
+            Started::Panicked
         }
     }
 }

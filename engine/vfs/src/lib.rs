@@ -43,12 +43,12 @@ mod drive;
 mod error;
 mod frontend;
 pub mod kernel;
-#[cfg(feature = "testing")]
+#[cfg(feature = "memfs")]
 pub mod memfs;
 mod types;
 mod vfs;
 
-pub use drive::drive;
+pub use drive::{Started, drive, start};
 pub use error::{Error, ErrorKind, Result};
 pub use frontend::{Frontend, Mount, MountError, MountOptions, Passthrough};
 pub use types::{

@@ -2,8 +2,8 @@
 //!
 //! It does everything that the contract has a word for, with the errno and the timestamps of a local Linux
 //! filesystem, and it shows tests what a frontend did: [`MemFs::calls`], [`MemFs::lookups`],
-//! [`MemFs::open_handles`]. Two hooks stand in for what only a real engine has: [`MemFs::gate`] makes reads of a
-//! file wait (a slow fetch), [`MemFs::set_backing`] gives a file a local twin (passthrough).
+//! [`MemFs::open_handles`]. Three hooks stand in for what only a real engine has: [`MemFs::gate`] makes reads of a
+//! file wait (a slow fetch), [`MemFs::set_backing`] gives a file a local twin (passthrough), [`MemFs::make_panic`] is a bug.
 //!
 //! What it leaves out on purpose:
 //! - Access times change only when they are set. The kernel never updates them itself for FUSE and answers most
@@ -15,7 +15,7 @@ mod data;
 mod tests;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -70,6 +70,7 @@ struct State {
     calls: HashMap<&'static str, u64>,
     gates: HashMap<Ino, watch::Sender<GateState>>,
     backings: HashMap<Ino, Arc<File>>,
+    broken: HashSet<Ino>,
 }
 
 #[derive(Clone, Copy)]
@@ -109,6 +110,7 @@ impl MemFs {
             calls: HashMap::new(),
             gates: HashMap::new(),
             backings: HashMap::new(),
+            broken: HashSet::new(),
         };
         Self { options, state: Mutex::new(state) }
     }
@@ -151,6 +153,11 @@ impl MemFs {
     /// Opens of `ino` carry `file` from now on ([`Opened::backing`]).
     pub fn set_backing(&self, ino: Ino, file: File) {
         self.lock().backings.insert(ino, Arc::new(file));
+    }
+
+    /// Reads of `ino` panic from now on, behind its gate if there is one.
+    pub fn make_panic(&self, ino: Ino) {
+        self.lock().broken.insert(ino);
     }
 
     /// How often the method `name` of [`Vfs`] was called.
@@ -320,6 +327,8 @@ impl Vfs for MemFs {
             // An error would mean that the gate is gone, which opens it as well.
             let _ = gate.subscribe().wait_for(|gate| gate.open).await;
         }
+        let broken = self.lock().broken.contains(&ino);
+        assert!(!broken, "a bug in the filesystem, as asked for");
         Ok(self.lock().tree.content(ino)?.read(offset, size.into()))
     }
 

@@ -268,7 +268,7 @@ impl Filesystem for Adapter {
                 let fh = FileHandle(opened.fh.0);
                 match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
                     Some(backing) => reply.opened_passthrough(fh, PASSTHROUGH, &backing),
-                    None => reply.opened(fh, convert::file_cache(opened.cache)),
+                    None => reply.opened(fh, convert::file_cache(shared.cache(&opened))),
                 }
             },
         );
@@ -303,7 +303,10 @@ impl Filesystem for Adapter {
                     Some(backing) => {
                         reply.created_passthrough(&ttl, &attr, GENERATION, fh, PASSTHROUGH, &backing);
                     }
-                    None => reply.created(&ttl, &attr, GENERATION, fh, convert::file_cache(opened.cache)),
+                    None => {
+                        let flags = convert::file_cache(shared.cache(&opened));
+                        reply.created(&ttl, &attr, GENERATION, fh, flags);
+                    }
                 }
             },
         );

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use aysfs_vfs::kernel::{self, raw};
-use aysfs_vfs::{Error, Fh, Ino, MountOptions, Opened, Passthrough, Result, Vfs, drive};
+use aysfs_vfs::{Error, Fh, Ino, KernelCache, MountOptions, Opened, Passthrough, Result, Vfs, drive};
 use fuser::{
     BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -21,8 +21,9 @@ use crate::passthrough::Backings;
 
 /// Largest write, and largest read, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
-/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits for answers. Many: reads for the page
+/// cache are among them, so this many slow fetches would hold up the reads of everybody else.
+const MAX_BACKGROUND: u16 = 4096;
 
 /// fuser's side of one mount.
 pub(crate) struct Adapter(Arc<Shared>);
@@ -172,6 +173,15 @@ impl Shared {
         match self.agreed().passthrough {
             true => self.backings.open(ino, opened.backing.as_deref(), register),
             false => None,
+        }
+    }
+
+    /// How the kernel may cache what does not pass through. What could have, and was perhaps written that way before, is
+    /// not known to the page cache.
+    pub(crate) fn cache(&self, opened: &Opened) -> KernelCache {
+        match opened.cache {
+            KernelCache::Keep if self.agreed().passthrough && opened.backing.is_some() => KernelCache::Fresh,
+            cache => cache,
         }
     }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use aysfs_vfs::{Result, SetTime};
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, chmodat,
-    chownat, openat, statat, utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
+    chmodat, chownat, getxattr, lgetxattr, linkat, listxattr, llistxattr, lremovexattr, lsetxattr, openat,
+    removexattr, setxattr, statat, utimensat,
 };
-
-use super::marks::path_of;
+use rustix::io::Errno;
 
 /// Where an inode of the upper directory is. Symlinks are never followed.
 #[derive(Clone, Debug)]
@@ -28,14 +28,6 @@ impl At {
             Self::Named(directory, name) => statat(&**directory, &**name, AtFlags::SYMLINK_NOFOLLOW)?,
             Self::Nameless(fd) => statat(&**fd, "", AtFlags::EMPTY_PATH)?,
         })
-    }
-
-    /// A path for calls that take no descriptor.
-    pub(super) fn path(&self) -> Result<CString> {
-        match self {
-            Self::Named(directory, name) => path_of(directory, name),
-            Self::Nameless(fd) => Ok(magic_link(fd)),
-        }
     }
 
     /// Opens it; it must not be a symlink.
@@ -79,8 +71,81 @@ impl At {
             Self::Nameless(fd) => utimensat(CWD, magic_link(fd), &times, AtFlags::empty())?,
         })
     }
+
+    /// Gives it one more name; an error that says it is not there if it has none left.
+    pub(super) fn link(&self, directory: &OwnedFd, name: &[u8]) -> Result<()> {
+        Ok(match self {
+            Self::Named(old, old_name) => linkat(&**old, &**old_name, directory, name, AtFlags::empty())?,
+            Self::Nameless(fd) => linkat(CWD, magic_link(fd), directory, name, AtFlags::SYMLINK_FOLLOW)?,
+        })
+    }
+
+    // ---- Extended attributes: the kernel takes a path for them ----
+
+    /// An extended attribute; `None` if it is not there, or if the filesystem has none.
+    pub(super) fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let value = self.grow(|buffer| match self {
+            Self::Named(directory, at) => lgetxattr(path_of(directory, at), name, buffer),
+            Self::Nameless(fd) => getxattr(magic_link(fd), name, buffer),
+        });
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The names of all extended attributes, each ended by a NUL byte.
+    pub(super) fn xattrs(&self) -> Result<Vec<u8>> {
+        let names = self.grow(|buffer| match self {
+            Self::Named(directory, at) => llistxattr(path_of(directory, at), buffer),
+            Self::Nameless(fd) => listxattr(magic_link(fd), buffer),
+        });
+        match names {
+            Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+            names => Ok(names?),
+        }
+    }
+
+    pub(super) fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        match self {
+            Self::Named(directory, at) => lsetxattr(path_of(directory, at), name, value, flags),
+            Self::Nameless(fd) => setxattr(magic_link(fd), name, value, flags),
+        }
+    }
+
+    pub(super) fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::Named(directory, at) => lremovexattr(path_of(directory, at), name),
+            Self::Nameless(fd) => removexattr(magic_link(fd), name),
+        }
+    }
+
+    /// Asks with a buffer that is as large as the answer.
+    fn grow(&self, ask: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+        // Most answers are short.
+        let mut answer = vec![0; 256];
+        loop {
+            match ask(&mut answer) {
+                Ok(length) => {
+                    answer.truncate(length);
+                    return Ok(answer);
+                }
+                Err(Errno::RANGE) => answer = vec![0; answer.len().max(ask(&mut [])?) + 256],
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
+/// A name in an open directory as a path.
+fn path_of(directory: &OwnedFd, name: &[u8]) -> CString {
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    CString::new(path).expect("a name holds no NUL")
+}
+
+/// A path to what is open: followed to it, and not further where it is a symlink itself.
 fn magic_link(fd: &OwnedFd) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits and letters")
 }

@@ -3,6 +3,7 @@
 //! Callers hold the lock of the tree. What has to be copied up with its content was copied up before
 //! (see [`raise`](super::raise)); directories are copied up here, since they have none.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,15 +11,15 @@ use aysfs_flist::Node;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Caller, ErrorKind, FileKind, Ino, Name, RenameMode, Result, SetTime, Time};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, linkat, lsetxattr, mkdirat, mknodat,
-    openat, renameat_with, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, mkdirat, mknodat, openat, renameat_with,
+    symlinkat, unlinkat,
 };
 
 use super::World;
 use super::at::At;
-use super::marks::{self, Mark, look};
+use super::marks::{Mark, look};
 use super::stage::Staged;
-use super::tree::{Child, Data, Found, Place, Tree, Where};
+use super::tree::{Child, Data, Found, Place, Tree, Where, open_path};
 use crate::base::damaged;
 
 /// Of ext4; beyond it the local filesystem says no anyway.
@@ -58,7 +59,7 @@ impl Tree {
             // What replaces a whiteout appears in its place in one step.
             let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
             if let New::Directory = new {
-                w.upper.set_mark(&w.upper.work, staged.name(), Mark::Opaque, b"y")?;
+                w.upper.set_mark(&staged.at(), Mark::Opaque, b"y")?;
             }
             place_over(w, &staged, &directory, bytes)?;
         } else if wanted.comes_by_itself(w) {
@@ -81,22 +82,19 @@ impl Tree {
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
-        let leaf = self.leaf(ino).ok_or(ErrorKind::Stale)?;
-        if leaf.places.is_empty() {
-            return Err(ErrorKind::NotFound.into());
-        }
-        let kind = leaf.kind;
+        let kind = self.leaf(ino).ok_or(ErrorKind::Stale)?.kind;
         let directory = self.raised(w, parent)?;
-        let At::Named(from, old) = self.at(w, ino)? else { return Err(ErrorKind::NotFound.into()) };
+        let at = self.at(w, ino)?;
         if self.has_whiteout(parent, name) {
-            let staged = w.stage(|new| Ok(linkat(&from, &*old, &w.upper.work, new, AtFlags::empty())?))?;
+            let staged = w.stage(|new| at.link(&w.upper.work, new))?;
             place_over(w, &staged, &directory, name.as_bytes())?;
         } else {
-            linkat(&from, &*old, &directory, name.as_bytes(), AtFlags::empty())?;
+            at.link(&directory, name.as_bytes())?;
         }
         let place = Place { parent, name: name.clone() };
         self.set_child(w, parent, name, Some(Child::There(ino, kind)))?;
         if let Some(leaf) = self.leaf_mut(ino) {
+            leaf.nameless = None;
             leaf.places.push(place);
         }
         Ok(())
@@ -143,12 +141,11 @@ impl Tree {
             }
             Found::Upper(..) => {
                 let fd = self.descriptor(w, ino)?;
+                self.clear(w, ino)?;
                 if hides {
                     let staged = w.stage_whiteout()?;
-                    self.clear(w, ino)?;
                     exchange(w, &staged, &directory, name.as_bytes())?;
                 } else {
-                    self.clear(w, ino)?;
                     unlinkat(&directory, name.as_bytes(), AtFlags::REMOVEDIR)?;
                 }
                 Some(fd)
@@ -215,7 +212,7 @@ impl Tree {
         if let Some(Found::Upper(ino, FileType::Directory)) = target {
             self.clear(w, ino)?;
         }
-        let hides = self.hides(w, from, name)?;
+        let mut hides = self.hides(w, from, name)?;
         let whiteout_there = self.has_whiteout(to, new_name);
         let flags = if hides { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
         if whiteout_there && moved.is_directory() {
@@ -227,9 +224,8 @@ impl Tree {
                 new_name.as_bytes(),
                 RenameFlags::EXCHANGE,
             )?;
-            if !hides {
-                unlinkat(&source, name.as_bytes(), AtFlags::empty())?;
-            }
+            // A whiteout that hides nothing may stay: what is done must not be called failed.
+            hides = hides || unlinkat(&source, name.as_bytes(), AtFlags::empty()).is_err();
         } else {
             renameat_with(&source, name.as_bytes(), &destination, new_name.as_bytes(), flags)?;
         }
@@ -283,6 +279,20 @@ impl Tree {
         self.descriptor(w, ino)
     }
 
+    /// The same of one that may have been removed meanwhile: its attributes can still be changed by those who have it open.
+    pub(super) fn changeable_directory(&mut self, w: &World, ino: Ino) -> Result<At> {
+        if let (Some(node), false, Where::Removed(None)) = self.directory(w, ino)? {
+            let staged = w.stage_directory(&w.base().index().node(node).map_err(damaged)?)?;
+            let fd = Arc::new(open_path(&w.upper.work, staged.name())?);
+            let directory = self.directory_mut(ino)?;
+            directory.place = Where::Removed(Some(fd));
+            (directory.raised, directory.children) = (true, Some(BTreeMap::new()));
+        } else if !matches!(self.directory(w, ino)?, (_, true, _)) {
+            self.raised(w, ino)?;
+        }
+        self.at(w, ino)
+    }
+
     // ---- Steps ----
 
     /// Whether the base has something that would show if the upper said nothing about a name.
@@ -311,15 +321,16 @@ impl Tree {
     }
 
     /// Makes a merged directory that shows nothing really empty: what the base has below it is hidden by a mark instead of
-    /// by whiteouts.
+    /// by whiteouts. It looks the same after each step.
     fn clear(&mut self, w: &World, ino: Ino) -> Result<()> {
         let whiteouts = self.whiteouts(w, ino)?;
         if whiteouts.is_empty() && self.directory(w, ino)?.0.is_none() {
             return Ok(());
         }
         let fd = self.descriptor(w, ino)?;
-        w.upper.set_mark(&fd, b".", Mark::Opaque, b"y")?;
-        self.now_opaque(ino)?;
+        w.upper.set_mark(&At::Named(fd.clone(), b".".into()), Mark::Opaque, b"y")?;
+        let directory = self.directory_mut(ino)?;
+        (directory.lower, directory.more_subdirectories) = (None, 0);
         for name in whiteouts {
             unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
             self.set_child(w, ino, &name, None)?;
@@ -348,14 +359,14 @@ impl Tree {
             Some(node) => {
                 self.raised(w, moved.ino())?;
                 let path = redirect(w, node)?;
-                let source = self.descriptor(w, from)?;
-                w.upper.set_mark(&source, name.as_bytes(), Mark::Redirect, &path)
+                let source = At::Named(self.descriptor(w, from)?, name.as_bytes().into());
+                w.upper.set_mark(&source, Mark::Redirect, &path)
             }
             None => {
                 let (lower, ..) = self.directory(w, to)?;
                 if self.below(w, lower, new_name)?.is_some() {
-                    let source = self.descriptor(w, from)?;
-                    w.upper.set_mark(&source, name.as_bytes(), Mark::Opaque, b"y")?;
+                    let source = At::Named(self.descriptor(w, from)?, name.as_bytes().into());
+                    w.upper.set_mark(&source, Mark::Opaque, b"y")?;
                 }
                 Ok(())
             }
@@ -413,8 +424,8 @@ pub(super) fn redirect(w: &World, node: Node) -> Result<Vec<u8>> {
 }
 
 /// The ACL that what is made in a directory inherits; the local filesystem does it, and ignores the umask then.
-fn default_acl(directory: &OwnedFd) -> Result<Option<Vec<u8>>> {
-    marks::get(&marks::path_of(directory, b".")?, DEFAULT_ACL.as_bytes())
+fn default_acl(directory: &Arc<OwnedFd>) -> Result<Option<Vec<u8>>> {
+    At::Named(directory.clone(), b".".into()).xattr(DEFAULT_ACL.as_bytes())
 }
 
 fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result<()> {
@@ -512,7 +523,7 @@ impl World {
             Some(acl) => {
                 // It is made where it inherits the same.
                 let nursery = self.stage(|path| Ok(mkdirat(&self.upper.work, path, Mode::RWXU)?))?;
-                lsetxattr(nursery.at().path()?, DEFAULT_ACL, acl, XattrFlags::empty())?;
+                nursery.at().set_xattr(DEFAULT_ACL.as_bytes(), acl, XattrFlags::empty())?;
                 let made = self.stage_at([nursery.name(), b"/x"].concat(), make)?;
                 self.stage(|path| {
                     let (from, work) = (made.name(), &self.upper.work);
@@ -546,8 +557,11 @@ pub(super) fn keeping_times<T>(directory: &Arc<OwnedFd>, step: impl FnOnce() -> 
     let done = step()?;
     let time =
         |secs, nanos: u64| Some(SetTime::At(Time { secs, nanos: u32::try_from(nanos).unwrap_or_default() }));
-    // The step is done, whatever the clock of its directory says.
-    let _ = At::Named(directory.clone(), b".".into())
+    let kept = At::Named(directory.clone(), b".".into())
         .set_times(time(before.st_atime, before.st_atime_nsec), time(before.st_mtime, before.st_mtime_nsec));
+    if let Err(error) = kept {
+        // The step is done: that it failed would be wrong.
+        tracing::warn!("the time of a directory that was copied to the local changes is lost: {error}");
+    }
     Ok(done)
 }

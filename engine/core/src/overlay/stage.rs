@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use aysfs_flist::{Kind, Node, NodeRef};
 use aysfs_vfs::{ErrorKind, FileKind, Result, SetTime};
-use rustix::fs::{FileType, Mode, OFlags, XattrFlags, lsetxattr, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 
 use super::World;
@@ -114,11 +114,11 @@ impl World {
             }
             Content::Below { path, mark } => {
                 file.set_len(of.size())?;
-                let work = &self.upper.work;
-                self.upper.set_mark(work, name, Mark::Metacopy, b"")?;
-                self.upper.set_mark(work, name, Mark::Redirect, path)?;
+                let at = At::Named(self.upper.work.clone(), name.to_vec());
+                self.upper.set_mark(&at, Mark::Metacopy, b"")?;
+                self.upper.set_mark(&at, Mark::Redirect, path)?;
                 match mark {
-                    Some(mark) => self.upper.set_mark(work, name, Mark::Content, mark.as_bytes()),
+                    Some(mark) => self.upper.set_mark(&at, Mark::Content, mark.as_bytes()),
                     None => Ok(()),
                 }
             }
@@ -129,16 +129,21 @@ impl World {
     fn dress(&self, of: &NodeRef<'_>, copy: &At) -> Result<()> {
         let attr = self.base().attr(of).map_err(damaged)?;
         let unprivileged = self.upper.form == Form::User;
-        // Without privileges everything belongs to the one user there is; so the bits that would lend their rights go.
-        let perm = if unprivileged { attr.perm & !0o6000 } else { attr.perm };
-        if !unprivileged {
-            copy.chown(Some(attr.uid), Some(attr.gid))?;
+        let mut perm = attr.perm;
+        match copy.chown(Some(attr.uid), Some(attr.gid)) {
+            // Without privileges what cannot belong to its owner belongs to the one user there is; then the bits that would
+            // lend the owner's rights go. (An id that a user namespace does not map is "invalid".)
+            Err(error)
+                if unprivileged && matches!(error.kind(), ErrorKind::NotPermitted | ErrorKind::Invalid) =>
+            {
+                perm &= !0o6000;
+            }
+            owned => owned?,
         }
-        let path = copy.path()?;
         for attribute in of.xattrs().map_err(damaged)? {
             let (name, value) = attribute.map_err(damaged)?;
             let kept = self.upper.form.kept_name(name);
-            match lsetxattr(&path, &*kept, value, XattrFlags::empty()) {
+            match copy.set_xattr(&kept, value, XattrFlags::empty()) {
                 Err(Errno::PERM | Errno::OPNOTSUPP) if unprivileged => {}
                 set => set?,
             }
@@ -152,8 +157,8 @@ impl World {
 
 /// The parts of a file of the base that are not holes.
 pub(super) fn segments(of: &NodeRef<'_>) -> Result<Vec<Range<u64>>> {
-    let whole = 0..of.size();
-    Ok(of.data().map_err(damaged)?.map_or_else(|| vec![whole], |segments| segments.into_iter().collect()))
+    let segments = of.data().map_err(damaged)?;
+    Ok(segments.map_or_else(|| Vec::from([0..of.size()]), |segments| segments.into_iter().collect()))
 }
 
 /// Copies the content of a file, the holes between its segments included.

@@ -15,13 +15,11 @@ use aysfs_flist::{Kind, Node};
 use aysfs_store::Content;
 use aysfs_vfs::{Attr, Entry, Error, ErrorKind, FileKind, Ino, Name, Result, Time, TimeToLive, kernel::raw};
 use lru::LruCache;
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 
 use super::World;
+use super::adopt::Claim;
 use super::at::At;
-use super::marks::{Mark, look};
-use super::origin;
-use super::upper::names;
 use crate::base::{Base, damaged};
 
 /// How many directories of the upper are kept open.
@@ -65,10 +63,10 @@ pub(super) struct Directory {
     pub(super) lower: Option<Node>,
     /// Whether it is in the upper.
     pub(super) raised: bool,
-    /// `None`: not loaded yet.
-    children: Option<BTreeMap<Name, Child>>,
+    /// `None`: not read yet.
+    pub(super) children: Option<BTreeMap<Name, Child>>,
     /// How many subdirectories more than `lower` it has.
-    more_subdirectories: i64,
+    pub(super) more_subdirectories: i64,
 }
 
 /// Where the content of a regular file of the upper is.
@@ -97,8 +95,8 @@ pub(super) struct Leaf {
     pub(super) kind: FileType,
     pub(super) data: Data,
     /// The number of its inode in the upper's filesystem.
-    key: u64,
-    /// Set when its last name is gone.
+    pub(super) key: u64,
+    /// Set when the last name that is known is gone.
     pub(super) nameless: Option<Arc<OwnedFd>>,
 }
 
@@ -137,18 +135,25 @@ impl Found {
 
 /// The merged tree.
 pub(super) struct Tree {
-    objects: HashMap<Ino, Object>,
+    pub(super) objects: HashMap<Ino, Object>,
     /// By the inode number in the upper's filesystem: hard links meet here.
-    by_key: HashMap<u64, Ino>,
+    pub(super) by_key: HashMap<u64, Ino>,
     next: u64,
     lookups: HashMap<Ino, u64>,
     descriptors: LruCache<Ino, Arc<OwnedFd>>,
-    /// How many names of a file of the base are gone.
-    hidden: HashMap<Node, u32>,
+    /// Whether every directory of the upper was read.
+    pub(super) surveyed: bool,
+    /// Directories that have been read and say they were moved, until it is decided whether they are believed.
+    pub(super) claims: Vec<Claim>,
+    /// How many names files of the base have lost since it was mounted, and before that, if they had several; `None`:
+    /// nobody has asked yet.
+    pub(super) lost: HashMap<Node, u32>,
+    pub(super) gone_before: Option<HashMap<Node, u32>>,
 }
 
 impl Tree {
-    pub(super) fn new() -> Self {
+    /// The image of an upper, of which nothing is known but whether it is `blank`.
+    pub(super) fn new(blank: bool) -> Self {
         let root = Directory {
             place: Where::Root,
             lower: Some(Node::ROOT),
@@ -162,7 +167,10 @@ impl Tree {
             next: FIRST,
             lookups: HashMap::new(),
             descriptors: LruCache::new(OPEN_DIRECTORIES),
-            hidden: HashMap::new(),
+            surveyed: blank,
+            claims: Vec::new(),
+            lost: HashMap::new(),
+            gone_before: blank.then(HashMap::new),
         }
     }
 
@@ -198,9 +206,8 @@ impl Tree {
             Some(Object::Leaf(_)) => Err(ErrorKind::NotADirectory.into()),
             None => {
                 let of = w.lower.find_directory(ino)?;
-                let path = w.base().index().path(of.number()).map_err(damaged)?;
-                let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-                let place = Place { parent: Base::ino(of.parent()), name: raw::name(name)? };
+                let (parent, name) = w.base().place(&of).map_err(damaged)?;
+                let place = Place { parent: Base::ino(parent), name: raw::name(&name)? };
                 Ok((Some(of.number()), false, Where::At(place)))
             }
         }
@@ -221,7 +228,14 @@ impl Tree {
             None => {}
         }
         let (lower, ..) = self.directory(w, parent)?;
-        Ok(self.below(w, lower, name)?.map(|(node, kind)| Found::Base(node, kind)))
+        let below = self.below(w, lower, name)?;
+        Ok(below.filter(|(node, _)| !self.is_elsewhere(*node)).map(|(node, kind)| Found::Base(node, kind)))
+    }
+
+    /// Whether a directory of the base, of which its own place in the upper says nothing, is in another one: only a
+    /// damaged upper has that.
+    fn is_elsewhere(&self, node: Node) -> bool {
+        matches!(self.objects.get(&Base::ino(node)), Some(Object::Directory(_)))
     }
 
     /// What a directory of the base has under a name.
@@ -257,7 +271,7 @@ impl Tree {
             for child in index.children(lower).map_err(damaged)? {
                 let (name, node) = child.map_err(damaged)?;
                 let name = raw::name(name)?;
-                if !children.contains_key(&name) {
+                if !children.contains_key(&name) && !self.is_elsewhere(node) {
                     let kind = file_type(index.node(node).map_err(damaged)?.kind());
                     list.push((name, Found::Base(node, kind)));
                 }
@@ -338,11 +352,24 @@ impl Tree {
             }
             None => {
                 let mut known = w.lower.base_entry(ino)?;
-                if let Some(hidden) = w.base().node(ino).and_then(|node| self.hidden.get(&node)) {
-                    known.attr.nlink = known.attr.nlink.saturating_sub(*hidden);
+                if known.attr.kind != FileKind::Directory
+                    && let Some(node) = w.base().node(ino)
+                {
+                    let before = if known.attr.nlink > 1 { self.names_gone_before(w, node)? } else { 0 };
+                    let lost = self.lost.get(&node).copied().unwrap_or_default();
+                    known.attr.nlink = known.attr.nlink.saturating_sub(before + lost);
                 }
                 Ok(known)
             }
+        }
+    }
+
+    /// Whether an inode is in the upper, with or without a name.
+    pub(super) fn is_in_upper(&self, ino: Ino) -> bool {
+        match self.objects.get(&ino) {
+            Some(Object::Leaf(_)) => true,
+            Some(Object::Directory(directory)) => directory.raised,
+            None => false,
         }
     }
 
@@ -389,134 +416,7 @@ impl Tree {
         Ok(fd)
     }
 
-    // ---- Loading ----
-
-    /// Reads a directory of the upper, once.
-    fn load(&mut self, w: &World, ino: Ino) -> Result<()> {
-        match self.objects.get(&ino) {
-            Some(Object::Directory(directory)) if directory.raised && directory.children.is_none() => {}
-            _ => return Ok(()),
-        }
-        let (lower, ..) = self.directory(w, ino)?;
-        let fd = self.descriptor(w, ino)?;
-        let mut loaded = Vec::new();
-        for (name, _) in names(&*fd)? {
-            let stat = look(&*fd, &name)?;
-            let checked = raw::name(&name)?;
-            let child = match w.upper.is_whiteout(&*fd, &name, &stat)? {
-                true => Child::Whiteout,
-                false => self.adopt(w, &fd, Place { parent: ino, name: checked.clone() }, lower, &stat)?,
-            };
-            loaded.push((checked, child));
-        }
-        self.directory_mut(ino)?.children = Some(BTreeMap::new());
-        for (name, child) in loaded {
-            self.set_child(w, ino, &name, Some(child))?;
-        }
-        Ok(())
-    }
-
-    /// Takes in what was found in the upper.
-    fn adopt(
-        &mut self,
-        w: &World,
-        fd: &Arc<OwnedFd>,
-        place: Place,
-        lower: Option<Node>,
-        stat: &Stat,
-    ) -> Result<Child> {
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let name = place.name.as_bytes();
-        if kind == FileType::Directory {
-            let opaque = w.upper.mark(fd, name, Mark::Opaque)?.is_some_and(|value| value == b"y");
-            let lower = if opaque { None } else { self.redirected(w, fd, lower, &place.name)? };
-            let lower = lower.filter(|(_, kind)| *kind == FileType::Directory).map(|(node, _)| node);
-            let ino = lower.map(Base::ino).filter(|ino| !self.objects.contains_key(ino));
-            // Two directories cannot both be the same one of the base; a damaged upper may say so.
-            let lower = ino.and(lower);
-            let ino = ino.unwrap_or_else(|| self.new_ino());
-            self.objects.insert(
-                ino,
-                Object::Directory(Directory {
-                    place: Where::At(place),
-                    lower,
-                    raised: true,
-                    children: None,
-                    more_subdirectories: 0,
-                }),
-            );
-            return Ok(Child::There(ino, kind));
-        }
-        let key = stat.st_ino;
-        if let Some(ino) = self.by_key.get(&key).copied()
-            && let Some(leaf) = self.leaf_mut(ino)
-        {
-            leaf.places.push(place);
-            leaf.nameless = None;
-            return Ok(Child::There(ino, kind));
-        }
-        let mut data = Data::Here;
-        if kind == FileType::RegularFile && w.upper.mark(fd, name, Mark::Metacopy)?.is_some() {
-            data = self.below_copy(w, fd, lower, &place.name)?;
-        }
-        let ino = self.new_ino();
-        self.by_key.insert(key, ino);
-        self.objects.insert(ino, Object::Leaf(Leaf { places: vec![place], kind, data, key, nameless: None }));
-        Ok(Child::There(ino, kind))
-    }
-
-    /// Where the content of a file is that has only its attributes in the upper.
-    fn below_copy(&self, w: &World, fd: &Arc<OwnedFd>, lower: Option<Node>, name: &Name) -> Result<Data> {
-        let found = match self.redirected(w, fd, lower, name)? {
-            Some((node, FileType::RegularFile)) => Some(node),
-            _ => None,
-        };
-        let mark = w.upper.mark(fd, name.as_bytes(), Mark::Content)?;
-        Ok(match (mark.as_deref().and_then(origin::from_mark), found) {
-            (Some(content), Some(node)) => {
-                let of = w.base().index().node(node).map_err(damaged)?;
-                let there = w.lower.content(&of)?;
-                Data::Below(match there.is_some_and(|there| origin::is_same(&there, &content)) {
-                    true => Origin::Base(node),
-                    false => Origin::Replaced(Arc::new(content)),
-                })
-            }
-            (Some(content), None) => Data::Below(Origin::Replaced(Arc::new(content))),
-            // The kernel made it: what it means is what is there.
-            (None, Some(node)) => Data::Below(Origin::Base(node)),
-            (None, None) => {
-                tracing::warn!(
-                    "the content of {:?} was in a base that this one has replaced: it cannot be read any more",
-                    name.as_bytes().escape_ascii().to_string()
-                );
-                Data::Below(Origin::Lost)
-            }
-        })
-    }
-
-    /// What of the base belongs to a name of the upper.
-    fn redirected(
-        &self,
-        w: &World,
-        fd: &Arc<OwnedFd>,
-        lower: Option<Node>,
-        name: &Name,
-    ) -> Result<Option<(Node, FileType)>> {
-        match w.upper.mark(fd, name.as_bytes(), Mark::Redirect)? {
-            None => self.below(w, lower, name),
-            Some(path) if path.starts_with(b"/") => {
-                let mut found = Some((Node::ROOT, FileType::Directory));
-                for component in path.split(|byte| *byte == b'/').filter(|component| !component.is_empty()) {
-                    let Some((node, FileType::Directory)) = found else { return Ok(None) };
-                    found = self.below(w, Some(node), &raw::name(component)?)?;
-                }
-                Ok(found)
-            }
-            Some(other) => self.below(w, lower, &raw::name(&other)?),
-        }
-    }
-
-    fn new_ino(&mut self) -> Ino {
+    pub(super) fn new_ino(&mut self) -> Ino {
         self.next += 1;
         Ino(self.next)
     }
@@ -539,14 +439,6 @@ impl Tree {
             Some(Child::There(_, kind)) => kind == FileType::Directory,
         };
         directory.more_subdirectories += i64::from(is_directory(child)) - i64::from(is_directory(before));
-        Ok(())
-    }
-
-    /// Nothing of the base shows through an empty directory any more.
-    pub(super) fn now_opaque(&mut self, ino: Ino) -> Result<()> {
-        let directory = self.directory_mut(ino)?;
-        directory.lower = None;
-        directory.more_subdirectories = 0;
         Ok(())
     }
 
@@ -610,18 +502,12 @@ impl Tree {
         Ok(ino)
     }
 
-    /// A leaf lost a name; `fd` is given if it was its last.
+    /// A leaf lost a name; `fd` is given if it was the last that is known.
     pub(super) fn lose_name(&mut self, ino: Ino, place: &Place, fd: Option<Arc<OwnedFd>>) {
         let Some(leaf) = self.leaf_mut(ino) else { return };
         leaf.places.retain(|known| known != place);
         if leaf.places.is_empty() {
-            let is_gone = fd.as_ref().and_then(|fd| fstat(fd).ok()).is_none_or(|stat| stat.st_nlink == 0);
             leaf.nameless = fd;
-            if is_gone {
-                let key = leaf.key;
-                // The filesystem may use the number again.
-                self.by_key.remove(&key);
-            }
         }
     }
 
@@ -649,7 +535,7 @@ impl Tree {
 
     /// A file of the base lost a name.
     pub(super) fn hide(&mut self, node: Node) {
-        *self.hidden.entry(node).or_default() += 1;
+        *self.lost.entry(node).or_default() += 1;
     }
 
     // ---- What the kernel holds ----
@@ -672,25 +558,32 @@ impl Tree {
         if is_open || self.lookups.contains_key(&ino) {
             return;
         }
-        let gone = match self.objects.get(&ino) {
-            Some(Object::Leaf(leaf)) => leaf.places.is_empty(),
+        let gone = match self.objects.get_mut(&ino) {
+            Some(Object::Leaf(leaf)) if leaf.places.is_empty() => {
+                // It may have names in directories that nobody has looked at: then it keeps its number.
+                let names = leaf.nameless.take().map(|fd| At::Nameless(fd).stat());
+                let has_names = names.is_some_and(|stat| stat.is_ok_and(|stat| stat.st_nlink > 0));
+                if !has_names {
+                    // The local filesystem may use that number again.
+                    let key = leaf.key;
+                    self.by_key.remove(&key);
+                }
+                !has_names
+            }
             // One of the base is remembered: its names must stay gone.
             Some(Object::Directory(directory)) => {
                 matches!(directory.place, Where::Removed(_)) && ino.0 > FIRST
             }
-            None => false,
+            _ => false,
         };
-        if gone && let Some(Object::Leaf(leaf)) = self.objects.remove(&ino) {
-            // It may have names in directories that nobody has looked at: there it is found again.
-            if self.by_key.get(&leaf.key) == Some(&ino) {
-                self.by_key.remove(&leaf.key);
-            }
+        if gone {
+            self.objects.remove(&ino);
         }
     }
 }
 
 /// Opens a directory as a path: for calls that take a name in it.
-fn open_path(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
+pub(super) fn open_path(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?)
 }

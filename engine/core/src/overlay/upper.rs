@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
+use super::at::At;
 use super::marks::{Form, Mark};
 
 /// Why a directory cannot hold local changes.
@@ -40,6 +41,11 @@ pub enum UpperError {
         .path.display()
     )]
     NoXattrs { path: PathBuf, names: &'static str },
+    #[error(
+        "cannot keep local changes in {}: its filesystem cannot rename and leave a whiteout (overlayfs and NFS, for two); choose another path for the backend",
+        .path.display()
+    )]
+    NoWhiteouts { path: PathBuf },
 }
 
 /// A directory of local changes, in the format of the kernel's overlayfs.
@@ -84,6 +90,18 @@ impl Upper {
     /// # Errors
     /// [`UpperError`]; nothing is changed then.
     pub fn open(backend: &Path, mount: &Path) -> Result<Self, UpperError> {
+        Self::open_in(backend, mount, None)
+    }
+
+    /// The same, with the marks in a form that the caller chooses.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), also where this process may not write that form.
+    pub fn open_as(backend: &Path, mount: &Path, form: Form) -> Result<Self, UpperError> {
+        Self::open_in(backend, mount, Some(form))
+    }
+
+    fn open_in(backend: &Path, mount: &Path, form: Option<Form>) -> Result<Self, UpperError> {
         let name = file_name(mount);
         let (uppers, work) = (backend.join("upper"), backend.join("work").join(&name));
         let trouble = |path: &Path, source: io::Error| UpperError::Io { path: path.into(), source };
@@ -91,41 +109,36 @@ impl Upper {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(|error| trouble(directory, error))?;
         }
-        let owner = Owner::of_this_process();
-        let backend_owner = fs::metadata(backend).map_err(|error| trouble(backend, error))?.uid();
-        if backend_owner != owner.uid {
-            return Err(UpperError::Foreign { path: backend.into(), owner: backend_owner });
+        let owner = fs::metadata(backend).map_err(|error| trouble(backend, error))?.uid();
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(UpperError::Foreign { path: backend.into(), owner });
         }
-        let path = uppers.join(&name);
-        let lock = lock(&uppers.join(format!("{name}.lock")), &path)?;
-        // From here on nobody else has a hand in it.
-        let unfinished = match fs::symlink_metadata(&path) {
-            Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Until its root has the attributes of the base's, it has another name.
-                let unfinished = uppers.join(format!("{name}.new"));
-                let made = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
-                made.map_err(|error| trouble(&unfinished, error))?;
-                Some(unfinished)
-            }
-            Err(error) => return Err(trouble(&path, error)),
-        };
-        let upper = unfinished.as_ref().unwrap_or(&path);
-        let root = open_directory(upper).map_err(|error| trouble(upper, error))?;
+        let upper = uppers.join(&name);
+        let lock = lock(&uppers.join(format!("{name}%lock")), &upper)?;
+        // From here on nobody else has a hand in it. Until its root has the attributes of the base's, it has another name.
+        let unfinished = (!upper.exists()).then(|| uppers.join(format!("{name}%new")));
+        let upper = unfinished.clone().unwrap_or(upper);
+        if unfinished.is_some() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&upper);
+            made.map_err(|error| trouble(&upper, error))?;
+        }
+        let root = open_directory(&upper).map_err(|error| trouble(&upper, error))?;
         let work_fd = open_directory(&work).map_err(|error| trouble(&work, error))?;
-        let this = Self {
+        let mut this = Self {
             root: Arc::new(root),
             work: Arc::new(work_fd),
-            form: Form::of_this_process(),
-            owner,
+            form: form.unwrap_or(Form::Trusted),
+            owner: Owner::of_this_process(),
             next_temporary: AtomicU64::new(0),
             unfinished,
-            path,
+            path: uppers.join(&name),
             _lock: lock,
         };
         this.sweep().map_err(|error| trouble(&work, error.into_io()))?;
-        this.probe()?;
-        Ok(this)
+        if form.is_none() && !this.may_mark()? {
+            this.form = Form::User;
+        }
+        if this.may_mark()? { Ok(this) } else { Err(trouble(&this.path, Errno::PERM.into())) }
     }
 
     /// Where it is.
@@ -145,6 +158,13 @@ impl Upper {
             renamed.map_err(|source| UpperError::Io { path: self.path.clone(), source })?;
         }
         Ok(())
+    }
+
+    /// Whether nothing was changed yet but the attributes of the root.
+    pub(super) fn is_blank(&self) -> Result<bool, UpperError> {
+        let listed = names(&self.root);
+        let trouble = |error: Error| UpperError::Io { path: self.path.clone(), source: error.into_io() };
+        listed.map(|names| names.is_empty()).map_err(trouble)
     }
 
     /// A name in the work directory that nothing has.
@@ -168,22 +188,37 @@ impl Upper {
         Ok(())
     }
 
-    /// Finds out now, not at the first change, whether marks can be written.
-    fn probe(&self) -> Result<(), UpperError> {
-        let trouble = |source| UpperError::Io { path: self.path.clone(), source };
+    /// Finds out now, not at the first change, whether there can be marks of this form and whiteouts, and whether this
+    /// process may make them.
+    fn may_mark(&self) -> Result<bool, UpperError> {
+        let trouble = |error: Errno| UpperError::Io { path: self.path.clone(), source: error.into() };
         let temporary = self.temporary();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let made = openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR).map_err(Error::from);
-        let set = made.and_then(|_| self.set_mark(&self.work, &temporary, Mark::Redirect, b"/"));
+        let other = self.temporary();
+        let renamed = openat(&self.work, &*temporary, flags, Mode::RUSR | Mode::WUSR)
+            .and_then(|_| renameat_with(&self.work, &*temporary, &self.work, &*other, RenameFlags::WHITEOUT));
         self.discard(&temporary);
+        self.discard(&other);
+        // On what is there already: on a full disk there is no room for more.
+        let at = At::Named(self.work.clone(), b".".into());
+        let set = self.set_mark(&at, Mark::Opaque, b"y").and_then(|()| self.clear_mark(&at, Mark::Opaque));
         match set {
-            // What is there can be read, and may be removed to make room.
-            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::QuotaExceeded) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::QuotaExceeded) => {}
             Err(error) if error.kind() == ErrorKind::NotSupported => {
-                Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() })
+                return Err(UpperError::NoXattrs { path: self.path.clone(), names: self.form.prefix() });
             }
-            Err(error) => Err(trouble(error.into_io())),
-            Ok(()) => Ok(()),
+            // Also for the root of a user namespace.
+            Err(error) if error.kind() == ErrorKind::NotPermitted => return Ok(false),
+            Err(error) => {
+                return Err(UpperError::Io { path: self.path.clone(), source: error.into_io() });
+            }
+            Ok(()) => {}
+        }
+        match renamed {
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Err(UpperError::NoWhiteouts { path: self.path.clone() }),
+            // What is there can be read, and may be removed to make room.
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(true),
+            renamed => renamed.map_err(trouble).map(|()| true),
         }
     }
 }
@@ -258,8 +293,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// A mount point as one file name: slashes, and what is an escape, are percent-encoded; a name too long is cut, and made
-/// its own by a digest. However it is typed, it is one name, and never one of those that lie beside it.
+/// A mount point as one file name, however it is typed: slashes, and what is an escape, are percent-encoded; a name too long
+/// is cut, and made its own by a digest.
 fn file_name(mount: &Path) -> String {
     use sha2::{Digest, Sha256};
     /// Leaves room for the digest and for `.lock`.
@@ -277,11 +312,6 @@ fn file_name(mount: &Path) -> String {
     }
     if name.is_empty() {
         return "%2f".into();
-    }
-    for beside in [".lock", ".new"] {
-        if let Some(stem) = name.strip_suffix(beside) {
-            name = format!("{stem}%2e{}", &beside[1..]);
-        }
     }
     if name.len() > LONGEST {
         name.truncate(LONGEST);
@@ -318,26 +348,6 @@ mod tests {
         }
         let (long, other) = (format!("/{}x", "a/".repeat(300)), format!("/{}y", "a/".repeat(300)));
         assert!(name(&long).len() < 200 && name(&long) != name(&other));
-    }
-
-    #[test]
-    fn a_mount_point_that_is_called_like_a_lock_is_not_one() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut all: Vec<_> = ["/m", "/m.lock", "/m.new", "/m.lock.new", "/m.new.lock"]
-            .map(|mount| Upper::open(dir.path(), Path::new(mount)).expect(mount))
-            .into();
-        for upper in &mut all {
-            upper.finish().expect("named");
-            assert!(upper.path().is_dir(), "{:?}", upper.path());
-        }
-    }
-
-    #[test]
-    fn what_two_mount_points_have_in_common_is_no_name() {
-        let name = |path: &str| file_name(Path::new(path));
-        let names = ["/m", "/m.lock", "/m%2elock", "/m.new", "/m%2enew", "/m.lockx"].map(name);
-        let set: std::collections::BTreeSet<_> = names.iter().collect();
-        assert_eq!(set.len(), names.len(), "{names:?}");
     }
 
     #[test]

@@ -14,17 +14,15 @@ use aysfs_vfs::{
 };
 use bytes::Bytes;
 use rustix::fs::{
-    FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags, fallocate, fstatvfs, fsync, llistxattr,
-    lremovexattr, lsetxattr, openat, readlinkat, seek,
+    FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags, fallocate, fstatvfs, fsync, openat, readlinkat,
+    seek,
 };
-use rustix::io::Errno;
 
 use super::at::At;
 use super::change::New;
-use super::marks;
 use super::open::Listing;
 use super::raise::{Need, Turn, lost, open_upper};
-use super::tree::{Data, Found, Origin, listed_kind};
+use super::tree::{Data, Found, Origin, Tree, listed_kind};
 use super::{Inner, Overlay, blocking};
 use crate::base::Base;
 
@@ -66,24 +64,46 @@ impl Inner {
         }
     }
 
+    /// Opens a file where it is now. The lock of the tree is held meanwhile, so that it cannot be copied up unnoticed.
     fn opened(&self, ino: Ino) -> Result<Opened> {
         let mut tree = self.tree();
-        let at = tree.at(&self.w, ino)?;
-        let backing = self.open.open_upper(ino, || open_upper(&at))?;
+        let backing = if self.is_in_upper(&tree, ino)? {
+            let at = tree.at(&self.w, ino)?;
+            self.open.open_upper(ino, || open_upper(&at))?
+        } else {
+            self.open.open_base(ino, || None)
+        };
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
     }
 
-    fn is_in_upper(&self, ino: Ino) -> Result<bool> {
-        match self.tree().leaf(ino) {
+    /// Whether the content of a regular file is in the upper.
+    fn is_in_upper(&self, tree: &Tree, ino: Ino) -> Result<bool> {
+        match tree.leaf(ino) {
             Some(leaf) if leaf.kind == FileType::RegularFile => Ok(matches!(leaf.data, Data::Here)),
-            Some(leaf) if leaf.kind == FileType::Directory => Err(ErrorKind::IsADirectory.into()),
             Some(_) => Err(ErrorKind::Invalid.into()),
+            None if tree.directory(&self.w, ino).is_ok() => Err(ErrorKind::IsADirectory.into()),
             None => self.w.lower.find_file(ino).map(|_| false),
         }
     }
 
-    fn upper_file(&self, ino: Ino) -> Result<Arc<std::fs::File>> {
-        self.open.file(ino).ok_or_else(|| ErrorKind::BadHandle.into())
+    /// The descriptor of an open file of the upper; `None` while its content is in the base.
+    fn upper_file(&self, ino: Ino) -> Result<Option<Arc<std::fs::File>>> {
+        if let Some(file) = self.open.file(ino) {
+            return Ok(Some(file));
+        }
+        let mut tree = self.tree();
+        if !self.is_in_upper(&tree, ino)? {
+            return Ok(None);
+        }
+        // It could not be opened when it was copied up.
+        let file = Arc::new(open_upper(&tree.at(&self.w, ino)?)?);
+        self.open.switch(ino, file.clone());
+        Ok(Some(file))
+    }
+
+    /// The same, of a file that is open for writing.
+    fn writable_file(&self, ino: Ino) -> Result<Arc<std::fs::File>> {
+        self.upper_file(ino)?.ok_or_else(|| ErrorKind::BadHandle.into())
     }
 
     fn list(&self, ino: Ino, fh: Fh, cookie: u64) -> Result<Listing> {
@@ -100,21 +120,22 @@ impl Inner {
 
     /// Makes the attributes of an inode changeable, and says where it is. They are to be changed while the [`Turn`] is held.
     async fn changeable(self: &Arc<Self>, ino: Ino, need: Need) -> Result<(At, Turn)> {
-        let is_directory = match self.tree().directory(&self.w, ino) {
-            Ok(_) => true,
-            Err(error) if error.kind() == ErrorKind::NotADirectory => false,
-            Err(error) => return Err(error),
-        };
-        if is_directory {
+        {
             let mut tree = self.tree();
-            if let Ok(at) = tree.at(&self.w, ino) {
-                return Ok((at, Turn::NotNeeded));
+            match tree.directory(&self.w, ino) {
+                Ok(_) => return Ok((tree.changeable_directory(&self.w, ino)?, Turn::NotNeeded)),
+                Err(error) if error.kind() == ErrorKind::NotADirectory => {}
+                Err(error) => return Err(error),
             }
-            tree.raised(&self.w, ino)?;
-            return Ok((tree.at(&self.w, ino)?, Turn::NotNeeded));
         }
         let turn = self.raise(ino, need).await?;
         Ok((self.tree().at(&self.w, ino)?, turn))
+    }
+
+    /// Where an inode is in the upper; `None` if it is only in the base.
+    fn in_upper(&self, ino: Ino) -> Result<Option<At>> {
+        let mut tree = self.tree();
+        if tree.is_in_upper(ino) { tree.at(&self.w, ino).map(Some) } else { Ok(None) }
     }
 
     /// Copies up what a name leads to, if it is a file of the base.
@@ -168,6 +189,10 @@ impl Vfs for Overlay {
             Some(_) => Need::Content,
             None => Need::Attributes,
         };
+        if changes.size.is_some() {
+            // Others have none that can be changed, and a fifo would be waited for.
+            self.0.is_in_upper(&self.0.tree(), ino)?;
+        }
         let (at, _turn) = self.0.changeable(ino, need).await?;
         let before = at.stat()?;
         if let Some(size) = changes.size {
@@ -274,27 +299,19 @@ impl Vfs for Overlay {
     }
 
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        if self.0.tree().directory(&self.0.w, ino).is_ok() {
-            return Err(ErrorKind::IsADirectory.into());
-        }
-        let in_upper = self.0.is_in_upper(ino)?;
-        if flags.write || flags.truncate {
-            let _turn =
-                self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
-            let opened = self.0.opened(ino)?;
-            if flags.truncate {
-                let truncated = self.0.upper_file(ino).and_then(|file| Ok(file.set_len(0)?));
-                let touched = truncated
-                    .and_then(|()| self.0.tree().at(&self.0.w, ino)?.set_times(None, Some(SetTime::Now)));
-                touched.inspect_err(|_| self.0.release(ino))?;
-            }
-            return Ok(opened);
-        }
-        if in_upper {
+        self.0.is_in_upper(&self.0.tree(), ino)?;
+        if !flags.write && !flags.truncate {
             return self.0.opened(ino);
         }
-        self.0.open.open_base(ino, || None);
-        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing: None })
+        let _turn = self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
+        let opened = self.0.opened(ino)?;
+        if flags.truncate {
+            let truncated = self.0.writable_file(ino).and_then(|file| Ok(file.set_len(0)?));
+            let touched = truncated
+                .and_then(|()| self.0.tree().at(&self.0.w, ino)?.set_times(None, Some(SetTime::Now)));
+            touched.inspect_err(|_| self.0.release(ino))?;
+        }
+        Ok(opened)
     }
 
     async fn create(
@@ -323,7 +340,7 @@ impl Vfs for Overlay {
     }
 
     async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
-        if let Some(file) = self.0.open.file(ino) {
+        if let Some(file) = self.0.upper_file(ino)? {
             let mut bytes = vec![0; size as usize];
             let mut filled = 0;
             while filled < bytes.len() {
@@ -347,7 +364,7 @@ impl Vfs for Overlay {
     }
 
     async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
-        let written = write_at(&*self.0.upper_file(ino)?, &data, offset)?;
+        let written = write_at(&*self.0.writable_file(ino)?, &data, offset)?;
         u32::try_from(written).map_err(|_| ErrorKind::Invalid.into())
     }
 
@@ -357,13 +374,13 @@ impl Vfs for Overlay {
     }
 
     async fn fsync(&self, ino: Ino, _fh: Fh, data_only: bool) -> Result<()> {
-        let file = match self.0.open.file(ino) {
+        let file = match self.0.upper_file(ino)? {
             Some(file) => file,
-            // Its content is that of the base, but it may have attributes of its own.
-            None if self.0.tree().leaf(ino).is_some() => {
-                Arc::new(self.0.tree().at(&self.0.w, ino)?.open(OFlags::RDONLY)?)
-            }
-            None => return Ok(()),
+            None => match self.0.in_upper(ino)? {
+                // Its content is that of the base, but it has attributes of its own.
+                Some(at) => Arc::new(at.open(OFlags::RDONLY)?),
+                None => return Ok(()),
+            },
         };
         blocking(move || Ok(if data_only { file.sync_data()? } else { file.sync_all()? })).await
     }
@@ -391,20 +408,13 @@ impl Vfs for Overlay {
         }
         let listing = self.0.list(ino, fh, cookie)?;
         let first = usize::try_from(cookie.saturating_sub(2)).map_err(|_| ErrorKind::Invalid)?;
-        for (position, (name, found)) in listing.iter().enumerate().skip(first) {
-            let entry = match sink.wants_attributes() {
-                true => {
-                    let entry = self.0.tree().attr(&self.0.w, found.ino());
-                    match entry {
-                        Ok(entry) => Some(entry),
-                        // It is gone since the listing began.
-                        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => {
-                            continue;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                false => None,
+        for (position, (name, _)) in listing.iter().enumerate().skip(first) {
+            let (found, entry) = {
+                let mut tree = self.0.tree();
+                // The name may be gone since the listing began, or lead to something else: the kernel believes what it gets.
+                let Some(found) = tree.find(&self.0.w, ino, name)? else { continue };
+                let attributes = sink.wants_attributes().then(|| tree.attr(&self.0.w, found.ino()));
+                (found, attributes.transpose()?)
             };
             let listed = DirEntry {
                 ino: found.ino(),
@@ -464,11 +474,11 @@ impl Vfs for Overlay {
             FallocateMode::CollapseRange => FallocateFlags::COLLAPSE_RANGE,
             FallocateMode::InsertRange => FallocateFlags::INSERT_RANGE,
         };
-        Ok(fallocate(&*self.0.upper_file(ino)?, flags, offset, len)?)
+        Ok(fallocate(&*self.0.writable_file(ino)?, flags, offset, len)?)
     }
 
     async fn lseek(&self, ino: Ino, fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
-        let Some(file) = self.0.open.file(ino) else {
+        let Some(file) = self.0.upper_file(ino)? else {
             return match (self.0.source(ino)?, whence) {
                 (Source::Base(ino), _) => self.0.w.lower.lseek(ino, fh, offset, whence).await,
                 (Source::Replaced(content), _) if offset >= content.size => {
@@ -488,8 +498,8 @@ impl Vfs for Overlay {
     }
 
     async fn copy_file_range(&self, from: FileRange, to: FileRange, len: u64) -> Result<u64> {
-        let target = self.0.upper_file(to.ino)?;
-        let Some(source) = self.0.open.file(from.ino) else {
+        let target = self.0.writable_file(to.ino)?;
+        let Some(source) = self.0.upper_file(from.ino)? else {
             let chunk = u32::try_from(len.min(COPY_CHUNK)).expect("less than COPY_CHUNK");
             let bytes = self.read(from.ino, from.fh, from.offset, chunk).await?;
             return Ok(write_at(&target, &bytes, to.offset)? as u64);
@@ -516,39 +526,23 @@ impl Vfs for Overlay {
             SetXattrMode::Create => XattrFlags::CREATE,
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
-        Ok(lsetxattr(at.path()?, &*self.0.w.upper.form.kept_name(name), value, flags)?)
+        Ok(at.set_xattr(&self.0.w.upper.form.kept_name(name), value, flags)?)
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
-        let at = self.0.tree().at(&self.0.w, ino);
-        match at {
-            Ok(at) => {
-                let kept = self.0.w.upper.form.kept_name(name);
-                let value = marks::get(&at.path()?, &kept)?;
+        match self.0.in_upper(ino)? {
+            Some(at) => {
+                let value = at.xattr(&self.0.w.upper.form.kept_name(name))?;
                 value.map(Bytes::from).ok_or_else(|| ErrorKind::NoData.into())
             }
-            Err(_) => self.0.w.lower.getxattr(ino, name).await,
+            None => self.0.w.lower.getxattr(ino, name).await,
         }
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
-        let at = self.0.tree().at(&self.0.w, ino);
-        let Ok(at) = at else { return self.0.w.lower.listxattr(ino).await };
-        let path = at.path()?;
-        let mut kept = vec![0; 4096];
-        loop {
-            match llistxattr(&path, &mut kept[..]) {
-                Ok(length) => {
-                    kept.truncate(length);
-                    break;
-                }
-                Err(Errno::RANGE) => kept = vec![0; kept.len() * 4],
-                Err(Errno::OPNOTSUPP) => return Ok(Bytes::new()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let Some(at) = self.0.in_upper(ino)? else { return self.0.w.lower.listxattr(ino).await };
         let mut shown = Vec::new();
-        for name in kept.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        for name in at.xattrs()?.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
             if let Some(name) = self.0.w.upper.form.shown_name(name) {
                 shown.extend_from_slice(&name);
                 shown.push(0);
@@ -559,7 +553,7 @@ impl Vfs for Overlay {
 
     async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         let (at, _turn) = self.0.changeable(ino, Need::Attributes).await?;
-        Ok(lremovexattr(at.path()?, &*self.0.w.upper.form.kept_name(name))?)
+        Ok(at.remove_xattr(&self.0.w.upper.form.kept_name(name))?)
     }
 }
 

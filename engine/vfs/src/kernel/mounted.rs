@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use crate::MountError;
 
 /// One mount of ours in the mount table, told apart from others that may come to its place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
     path: PathBuf,
     id: u64,
@@ -42,6 +42,13 @@ impl Mounted {
     /// The mount point.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number by which the kernel knows the connection: in `/sys/fs/fuse/connections`, and in what it tells of a
+    /// descriptor of `/dev/fuse`.
+    pub fn connection(&self) -> u32 {
+        // The minor number alone: anonymous devices have major number 0.
+        self.device.1
     }
 
     /// Lets the kernel read further ahead than the 128 KiB which it offers at most to a FUSE filesystem. Only root may; without

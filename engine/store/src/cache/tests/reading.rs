@@ -45,6 +45,21 @@ async fn a_hit_is_ready_at_the_first_poll() {
 }
 
 #[tokio::test]
+async fn what_is_open_is_read_without_asking_what_it_is_made_of() {
+    let bench = Bench::new(1);
+    let (content, stored) = object(b"hello");
+    bench.stor().give(&content.chunks[0].key, &stored);
+    let read = |offset, length| bench.cache.read_open(&content.id, content.size, offset, length);
+    assert!(read(0, 5).is_none());
+    bench.file(&content).read(0, 5).await.expect("fetched");
+    assert_eq!(read(1, 100).expect("open"), "ello");
+    assert_eq!(read(0, 2).expect("open"), "he");
+    assert_eq!(read(5, 1).expect("the end"), "");
+    assert!(bench.cache.read_open(&content.id, content.size + 1, 0, 5).is_none(), "another content");
+    assert_eq!(bench.cache.stats().hits, 2);
+}
+
+#[tokio::test]
 async fn reads_end_where_the_file_ends() {
     let bench = Bench::new(1);
     let (content, stored) = object(b"hello");

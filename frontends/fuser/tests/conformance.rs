@@ -1,0 +1,19 @@
+//! The suite that every frontend runs.
+
+use std::process::ExitCode;
+
+use aysfs_conformance::{Skip, Suite};
+use aysfs_frontend_fuse3::Fuse3;
+use aysfs_frontend_fuser::Fuser;
+
+/// fuser answers `FUSE_INTERRUPT` itself, with `ENOSYS`; there is no way to hear of it.
+const NO_INTERRUPTS: &str = "fuser does not let interrupts through";
+
+const SKIPS: &[Skip] = &[
+    Skip::everywhere("waiting::an_interrupted_reader_returns_at_once", NO_INTERRUPTS),
+    Skip::everywhere("waiting::a_reader_that_is_killed_ends_at_once", NO_INTERRUPTS),
+];
+
+fn main() -> ExitCode {
+    aysfs_conformance::run(&Suite { frontend: &Fuser, reference: Some(&Fuse3), skips: SKIPS })
+}

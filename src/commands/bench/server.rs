@@ -1,0 +1,133 @@
+//! One mount at a time, in a process of its own.
+//!
+//! The process that measures must not be the one that serves: a thread that waits for a file of a mount would keep that
+//! mount's end of `/dev/fuse` open, and neither could ever end if it had to be killed. The server ends when its standard
+//! input does, so that no mount outlives the one who measures, however that ends.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use aysfs_vfs::memfs::{MemFs, MemFsOptions};
+use aysfs_vfs::{Ino, Mount, MountError, MountOptions, Passthrough, SetAttr, Vfs};
+use tokio::runtime::Handle;
+
+use super::data::Layout;
+use super::workload::Serves;
+use crate::cli::BenchServeArgs;
+use crate::frontends::frontend;
+use crate::mount_points::{self, Detach};
+use crate::signals::Signals;
+
+/// What the server says when the mount answers; anything else is the reason why it does not.
+const MOUNTED: &str = "mounted";
+
+/// How long a server may take to unmount. Only ends one that hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A mount that is served by another process until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    process: Child,
+    point: PathBuf,
+}
+
+impl Server {
+    /// Mounts `serves` with the frontend for `lib` on the mount point of the layout; returns when it answers.
+    pub(crate) fn start(lib: aysfs_config::Lib, serves: Serves, layout: &Layout) -> anyhow::Result<Self> {
+        let this = std::env::current_exe().context("cannot find this program")?;
+        let process = Command::new(this)
+            // What goes wrong is seen by who measures; that a library could not answer while it is unmounted is nothing wrong.
+            .args(["bench-serve", lib.as_str(), serves.word(), "--log-level", "0"])
+            .arg(layout.dir())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // A Ctrl-C is for the one who measures, who then ends this process in its own time.
+            .process_group(0)
+            .spawn()
+            .context("cannot start a process")?;
+        let mut server = Self { process, point: layout.point() };
+        let mut said = String::new();
+        BufReader::new(server.process.stdout.as_mut().context("it is piped")?).read_line(&mut said)?;
+        match said.trim() {
+            MOUNTED => Ok(server),
+            "" => anyhow::bail!("the process that was to serve it ended"),
+            reason => anyhow::bail!("{reason}"),
+        }
+    }
+
+    /// How many answers the server has written so far, as far as the kernel counts (`CONFIG_TASK_IO_ACCOUNTING`).
+    pub(crate) fn answers(&self) -> Option<u64> {
+        let counters = fs::read_to_string(format!("/proc/{}/io", self.process.id())).ok()?;
+        counters.lines().find_map(|line| line.strip_prefix("syscw: "))?.parse().ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let start = Instant::now();
+        while let Ok(None) = self.process.try_wait() {
+            if start.elapsed() > PATIENCE {
+                drop(self.process.kill());
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        // One that was killed leaves its mount, and lives until nobody waits for it any more.
+        drop(mount_points::unmount(&self.point, Detach::Lazily));
+        drop(self.process.wait());
+    }
+}
+
+/// `aysfs bench-serve`: what that process does.
+pub(crate) async fn serve(args: BenchServeArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let mount = match mount(args).await {
+        Ok(mount) => mount,
+        Err(error) => {
+            println!("{}", format!("{error:#}").replace('\n', " "));
+            return Ok(());
+        }
+    };
+    println!("{MOUNTED}");
+    let end_of_input = tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new()));
+    tokio::select! {
+        _ = end_of_input => {}
+        _ = signals.next() => {}
+    }
+    match mount.unmount(false).await {
+        // Nobody is to be waited for: who still reads gets an error when this process ends.
+        Err(MountError::Busy(_)) => Ok(mount.unmount(true).await?),
+        unmounted => Ok(unmounted?),
+    }
+}
+
+async fn mount(args: BenchServeArgs) -> anyhow::Result<Box<dyn Mount>> {
+    let layout = Layout::at(args.dir);
+    let serves = Serves::of_word(&args.serves).context("it is one of the words that there are")?;
+    let (vfs, read_only): (Arc<dyn Vfs>, bool) = match serves {
+        Serves::Flist(mode) => (Arc::new(layout.filesystem(mode).await?), true),
+        Serves::Memory => {
+            let capacity = 2 * super::workload::MOST_WRITTEN;
+            let fs = MemFs::new(MemFsOptions { capacity, ..MemFsOptions::default() });
+            // Its root belongs to root, but who measures need not be root.
+            let for_all = SetAttr { perm: Some(0o777), ..SetAttr::default() };
+            fs.setattr(Ino::ROOT, None, for_all).await?;
+            (Arc::new(fs), false)
+        }
+    };
+    let options = MountOptions {
+        source: "aysfs-bench".into(),
+        read_only,
+        passthrough: Passthrough::Auto,
+        ..MountOptions::default()
+    };
+    Ok(frontend(args.lib).mount(vfs, &layout.point(), &options, &Handle::current())?)
+}

@@ -244,7 +244,8 @@ impl Tree {
                 What::Directory(lower) => self.take_in_directory(place, lower),
                 What::Moved(of) => {
                     self.claims.push(Claim { place, of, depth: depth(w, of)? });
-                    continue;
+                    // Until it is decided: whatever it is, it hides what the base has there.
+                    Child::Whiteout
                 }
             };
             self.set_child(w, ino, &name, Some(child))?;

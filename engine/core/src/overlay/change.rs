@@ -331,11 +331,13 @@ impl Tree {
         w.upper.set_mark(&At::Named(fd.clone(), b".".into()), Mark::Opaque, b"y")?;
         let directory = self.directory_mut(ino)?;
         (directory.lower, directory.more_subdirectories) = (None, 0);
-        for name in whiteouts {
-            unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
-            self.set_child(w, ino, &name, None)?;
-        }
-        Ok(())
+        keeping_times(&fd, || {
+            for name in whiteouts {
+                unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
+                self.set_child(w, ino, &name, None)?;
+            }
+            Ok(())
+        })
     }
 
     /// Copies a directory up and marks it, so that it shows the same in its new place.

@@ -19,7 +19,14 @@ pub(super) type Listing = Arc<Vec<(Name, Found)>>;
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles {
     files: Mutex<HashMap<Ino, OpenFile>>,
-    listings: Mutex<(u64, HashMap<Fh, Option<Listing>>)>,
+    directories: Mutex<OpenDirectories>,
+}
+
+#[derive(Debug, Default)]
+struct OpenDirectories {
+    last: u64,
+    handles: HashMap<Ino, u64>,
+    listings: HashMap<Fh, Option<Listing>>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +76,7 @@ impl OpenFiles {
     }
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {
-        lock(&self.files).contains_key(&ino)
+        lock(&self.files).contains_key(&ino) || lock(&self.directories).handles.contains_key(&ino)
     }
 
     /// The descriptor of an open file of the upper.
@@ -96,25 +103,34 @@ impl OpenFiles {
         true
     }
 
-    pub(super) fn open_directory(&self) -> Fh {
-        let (last, listings) = &mut *lock(&self.listings);
-        *last += 1;
-        listings.insert(Fh(*last), None);
-        Fh(*last)
+    pub(super) fn open_directory(&self, ino: Ino) -> Fh {
+        let mut directories = lock(&self.directories);
+        directories.last += 1;
+        let fh = Fh(directories.last);
+        *directories.handles.entry(ino).or_default() += 1;
+        directories.listings.insert(fh, None);
+        fh
     }
 
     pub(super) fn listing(&self, fh: Fh) -> Option<Listing> {
-        lock(&self.listings).1.get(&fh).cloned().flatten()
+        lock(&self.directories).listings.get(&fh).cloned().flatten()
     }
 
     pub(super) fn keep_listing(&self, fh: Fh, listing: &Listing) {
-        if let Some(kept) = lock(&self.listings).1.get_mut(&fh) {
+        if let Some(kept) = lock(&self.directories).listings.get_mut(&fh) {
             *kept = Some(listing.clone());
         }
     }
 
-    pub(super) fn release_directory(&self, fh: Fh) {
-        lock(&self.listings).1.remove(&fh);
+    pub(super) fn release_directory(&self, ino: Ino, fh: Fh) {
+        let mut directories = lock(&self.directories);
+        let was_open = directories.listings.remove(&fh).is_some();
+        if let Some(handles) = directories.handles.get_mut(&ino).filter(|_| was_open) {
+            *handles -= 1;
+            if *handles == 0 {
+                directories.handles.remove(&ino);
+            }
+        }
     }
 }
 

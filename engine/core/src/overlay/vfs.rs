@@ -392,7 +392,7 @@ impl Vfs for Overlay {
 
     async fn opendir(&self, ino: Ino) -> Result<Opened> {
         self.0.tree().directory(&self.0.w, ino)?;
-        Ok(Opened { fh: self.0.open.open_directory(), cache: KernelCache::Direct, backing: None })
+        Ok(Opened { fh: self.0.open.open_directory(ino), cache: KernelCache::Direct, backing: None })
     }
 
     /// Cookies are positions in the listing as it was when it began: 1 and 2 lie behind `.` and `..`.
@@ -447,7 +447,7 @@ impl Vfs for Overlay {
     }
 
     async fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
-        self.0.open.release_directory(fh);
+        self.0.open.release_directory(ino, fh);
         self.0.reap(ino);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! A reference model of local changes: the same random steps on an [`Overlay`](aysfs_engine::Overlay) and on a filesystem in
 //! memory that was filled with the same tree, compared after each step; with remounts in between.
 //!
-//! `AYSFS_MODEL_CASES` says how many sequences to try (of each form of the upper); a failure prints the shortest one
-//! that it finds.
+//! `AYSFS_MODEL_CASES` says how many sequences to try (of each form of the upper), `AYSFS_MODEL_STEPS` how long they may be;
+//! a failure prints the shortest one that it finds.
 
 mod base;
 mod pair;
@@ -17,13 +17,15 @@ use steps::Step;
 
 /// Takes some ten seconds.
 const CASES: u32 = 150;
-const STEPS: usize = 60;
+const STEPS: u32 = 60;
 
 fn run(form: Form) {
-    let cases = std::env::var("AYSFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u32>().ok());
+    let cases = number("AYSFS_MODEL_CASES").unwrap_or(CASES);
+    let length = number("AYSFS_MODEL_STEPS").unwrap_or(STEPS) as usize;
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 5000, ..Config::default() };
     let result = TestRunner::new(config)
-        .run(&(base::tree(), steps::steps(STEPS)), |(tree, steps)| replay(form, &tree, &steps));
+        .run(&(base::tree(), steps::steps(length)), |(tree, steps)| replay(form, &tree, &steps));
     match result {
         Ok(()) => {}
         Err(TestError::Abort(reason)) => panic!("{reason}"),

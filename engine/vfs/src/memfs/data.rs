@@ -71,6 +71,9 @@ impl Content {
 
     /// Writes all of `data`, or nothing if that takes more than `free` pages.
     pub(super) fn write(&mut self, offset: u64, data: &[u8], free: u64) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let range = checked(offset, data.len() as u64)?;
         self.afford(&range, free)?;
         for index in pages_touched(range.clone()) {
@@ -243,6 +246,11 @@ mod tests {
         assert_eq!(&content.read(10 * PAGE, 100)[..], b"end");
         assert!(content.read(10 * PAGE + 3, 1).is_empty());
         assert!(content.read(u64::MAX, u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn writing_nothing_behind_the_end_does_not_grow_the_file() {
+        assert_eq!(holding(&[(0, b"abc"), (10, b"")]).size(), 3);
     }
 
     #[test]

@@ -55,6 +55,10 @@ test: setup lint setup-posix ## Everything that CI runs
 posix: setup-posix ## pjdfstest and fsx on each frontend, at length
 	tests/posix.sh 1000000
 
+.PHONY: crash
+crash: setup ## Kills mounts with local changes (a preview) 500 times while they are written to
+	AYSFS_PREVIEW_LOCAL_CHANGES=1 AYSFS_CRASH_KILLS=500 cargo test --locked --test e2e overlay_crash -- --nocapture
+
 .PHONY: demo
 demo: setup ## A first look: packs a real tree, mounts it, runs a program from it
 	@tests/demo.sh

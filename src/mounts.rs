@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper, UpperError};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
@@ -121,21 +121,20 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let lower = AysFs::new(base, cache, Arc::new(stors), Mode::ReadOnly);
-            let fs: Arc<dyn Vfs> = match plan.mode {
-                Mode::ReadOnly => Arc::new(lower),
-                Mode::Overlay => match Upper::open(&plan.backend, &plan.point) {
-                    Ok(upper) => match Overlay::new(lower, upper) {
-                        Ok(overlay) => Arc::new(overlay),
-                        Err(error) => return Err(vec![error.into()]),
-                    },
-                    Err(error) => return Err(vec![error.into()]),
-                },
-            };
+            let fs = show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
             Ok(Ready { fs, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
+}
+
+/// What the kernel is to see of a base.
+fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> Result<Arc<dyn Vfs>, UpperError> {
+    if plan.options.read_only {
+        return Ok(Arc::new(AysFs::new(base, cache, stors, plan.mode)));
+    }
+    let upper = Upper::open(&plan.backend, &plan.point)?;
+    Ok(Arc::new(Overlay::new(AysFs::new(base, cache, stors, Mode::ReadOnly), upper)?))
 }
 
 /// Loads a flist; one that is wrong is refused.
@@ -152,9 +151,20 @@ pub(crate) async fn load(
     })
 }
 
-/// Says what mode OL cannot do yet.
-pub(crate) fn warn_of_overlay(point: &Path) {
-    warn!("{}: local changes are not in this version of aysfs: mode OL is read-only", point.display());
+/// Whether a mount of a mode refuses changes, and says so: those of mode OL are a preview, for those who ask for it.
+pub(crate) fn is_read_only(mode: Mode, point: &Path) -> bool {
+    let point = point.display();
+    match (mode, std::env::var_os("AYSFS_PREVIEW_LOCAL_CHANGES")) {
+        (Mode::ReadOnly, _) => true,
+        (Mode::Overlay, None) => {
+            warn!("{point}: local changes are not in this version of aysfs: mode OL is read-only");
+            true
+        }
+        (Mode::Overlay, Some(_)) => {
+            warn!("{point}: local changes are a preview: do not keep the only copy of anything there");
+            false
+        }
+    }
 }
 
 /// Where a flist is, in the words of the engine.

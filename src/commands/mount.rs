@@ -22,17 +22,14 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
     let point = std::path::absolute(&args.mountpoint)?;
     let mode = match args.mode {
         Mode::ReadOnly => aysfs_engine::Mode::ReadOnly,
-        Mode::Overlay => {
-            mounts::warn_of_overlay(&point);
-            aysfs_engine::Mode::Overlay
-        }
+        Mode::Overlay => aysfs_engine::Mode::Overlay,
     };
     let trim = if args.trim_base { Some(point.clone()) } else { args.trim };
     let root = rustix::process::geteuid().is_root();
     Ok(Plan {
         options: MountOptions {
             source: mounts::shown(&flist),
-            read_only: mode == aysfs_engine::Mode::ReadOnly,
+            read_only: mounts::is_read_only(mode, &point),
             allow_other: args.allow_other || root,
             suid: false,
             dev: false,

@@ -57,10 +57,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
     }
     let (flist, mode) = match &mount.mode {
         Mode::ReadOnly(flist) => (flist, aysfs_engine::Mode::ReadOnly),
-        Mode::Overlay(flist) => {
-            mounts::warn_of_overlay(&mount.path);
-            (flist, aysfs_engine::Mode::Overlay)
-        }
+        Mode::Overlay(flist) => (flist, aysfs_engine::Mode::Overlay),
         Mode::ReadWrite(_) => anyhow::bail!("mode RW is not in this version of aysfs: use RO"),
     };
     let times = match flist.times {
@@ -86,7 +83,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         frontend: frontend(backend.lib),
         options: MountOptions {
             source: mounts::shown(&flist.source),
-            read_only: mode == aysfs_engine::Mode::ReadOnly,
+            read_only: mounts::is_read_only(mode, &mount.path),
             allow_other: mount.allow_other,
             suid: mount.suid,
             dev: mount.dev,

@@ -32,6 +32,9 @@ pub enum BaseError {
     Packs,
 }
 
+/// The names of files that have several: the directory of each, and the name there.
+pub(crate) type HardLinks = HashMap<Node, Vec<(Node, Vec<u8>)>>;
+
 /// An immutable tree: what a flist says, with user and group ids that are valid here.
 ///
 /// Inode numbers are positions in the compiled flist, so they are the same at each mount of it, and nothing is
@@ -43,7 +46,7 @@ pub struct Base {
     uids: Vec<u32>,
     gids: Vec<u32>,
     has_acls: bool,
-    hard_links: OnceLock<HashMap<Node, Vec<(Node, Vec<u8>)>>>,
+    hard_links: OnceLock<HardLinks>,
 }
 
 impl Base {
@@ -157,7 +160,7 @@ impl Base {
     }
 
     /// The names of files that have several: found by looking at all names, once, when they are needed.
-    pub(crate) fn hard_links(&self) -> Result<&HashMap<Node, Vec<(Node, Vec<u8>)>>, Corrupt> {
+    pub(crate) fn hard_links(&self) -> Result<&HardLinks, Corrupt> {
         if let Some(found) = self.hard_links.get() {
             return Ok(found);
         }

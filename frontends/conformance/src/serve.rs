@@ -103,7 +103,10 @@ fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -
         Files::Nowhere => return None,
         Files::MemFs => (Arc::new(MemFs::default()), all_users()),
         Files::Overlay(tree, passthrough) => {
-            let options = MountOptions { passthrough, ..all_users() };
+            let options = match tree {
+                Tree::Nothing => MountOptions { passthrough, ..all_users() },
+                Tree::Sample => MountOptions { allow_other: true, passthrough, ..MountOptions::default() },
+            };
             (Arc::new(sample.changeable(&job.dir, tree, runtime)), options)
         }
         Files::AysFs(mode, passthrough) => {

@@ -44,40 +44,44 @@ impl At {
 
     pub(super) fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-        Ok(match self {
+        match self {
             Self::Named(directory, name) => {
                 chownat(&**directory, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             }
             Self::Nameless(fd) => chownat(&**fd, "", uid, gid, AtFlags::EMPTY_PATH)?,
-        })
+        }
+        Ok(())
     }
 
     /// Changes permissions; it must not be a symlink, which has none.
     pub(super) fn chmod(&self, perm: u16) -> Result<()> {
         let mode = Mode::from_raw_mode(perm.into());
-        Ok(match self {
+        match self {
             Self::Named(directory, name) => chmodat(&**directory, &**name, mode, AtFlags::empty())?,
             Self::Nameless(fd) => chmodat(CWD, magic_link(fd), mode, AtFlags::empty())?,
-        })
+        }
+        Ok(())
     }
 
     /// Sets the times that are given.
     pub(super) fn set_times(&self, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
         let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
-        Ok(match self {
+        match self {
             Self::Named(directory, name) => {
                 utimensat(&**directory, &**name, &times, AtFlags::SYMLINK_NOFOLLOW)?
             }
             Self::Nameless(fd) => utimensat(CWD, magic_link(fd), &times, AtFlags::empty())?,
-        })
+        }
+        Ok(())
     }
 
     /// Gives it one more name; an error that says it is not there if it has none left.
     pub(super) fn link(&self, directory: &OwnedFd, name: &[u8]) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Named(old, old_name) => linkat(&**old, &**old_name, directory, name, AtFlags::empty())?,
             Self::Nameless(fd) => linkat(CWD, magic_link(fd), directory, name, AtFlags::SYMLINK_FOLLOW)?,
-        })
+        }
+        Ok(())
     }
 
     // ---- Extended attributes: the kernel takes a path for them ----

@@ -432,7 +432,7 @@ fn default_acl(directory: &Arc<OwnedFd>) -> Result<Option<Vec<u8>>> {
 
 fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result<()> {
     let mode = Mode::from_raw_mode(perm.into());
-    Ok(match new {
+    match new {
         New::Directory => mkdirat(directory, name, mode)?,
         New::Symlink([]) => return Err(ErrorKind::NotFound.into()),
         New::Symlink(target) if target.len() > SYMLINK_MAX => return Err(ErrorKind::NameTooLong.into()),
@@ -457,7 +457,8 @@ fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result
             };
             mknodat(directory, name, kind, mode, device)?;
         }
-    })
+    }
+    Ok(())
 }
 
 /// The owner and the permissions that a new inode has to have.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -234,7 +235,7 @@ impl Inner {
                 let of = w.base().index().node(*node).map_err(damaged)?;
                 (of.size(), segments(&of)?)
             }
-            Origin::Replaced(content) => (content.size, vec![0..content.size]),
+            Origin::Replaced(content) => (content.size, iter::once(0..content.size).collect()),
             Origin::Lost => return Err(lost()),
         };
         let file = self.without_content(ino)?;

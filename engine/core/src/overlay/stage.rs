@@ -1,6 +1,7 @@
 //! Copies of what is in the base, made in the work directory: complete before they get a name in the upper.
 
 use std::fs::File;
+use std::iter;
 use std::ops::Range;
 
 use aysfs_flist::{Kind, Node, NodeRef};
@@ -158,7 +159,7 @@ impl World {
 /// The parts of a file of the base that are not holes.
 pub(super) fn segments(of: &NodeRef<'_>) -> Result<Vec<Range<u64>>> {
     let segments = of.data().map_err(damaged)?;
-    Ok(segments.map_or_else(|| Vec::from([0..of.size()]), |segments| segments.into_iter().collect()))
+    Ok(segments.map_or_else(|| iter::once(0..of.size()).collect(), Iterator::collect))
 }
 
 /// Copies the content of a file, the holes between its segments included.

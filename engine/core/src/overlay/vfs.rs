@@ -382,7 +382,7 @@ impl Vfs for Overlay {
                 None => return Ok(()),
             },
         };
-        blocking(move || Ok(if data_only { file.sync_data()? } else { file.sync_all()? })).await
+        blocking(move || Ok(if data_only { file.sync_data() } else { file.sync_all() }?)).await
     }
 
     async fn release(&self, ino: Ino, _fh: Fh) -> Result<()> {

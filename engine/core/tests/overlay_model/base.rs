@@ -84,7 +84,7 @@ pub(crate) fn tree() -> impl Strategy<Value = Vec<Seed>> {
 /// The bytes of a file, different for each.
 fn content(path: &[u8], size: usize) -> Vec<u8> {
     let seed = path.iter().fold(7_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte)) | 1;
-    (0..size).map(|at| seed.wrapping_mul((at % 251) as u8).wrapping_add(seed) | 1).collect()
+    (0..=250).cycle().take(size).map(|at: u8| seed.wrapping_mul(at).wrapping_add(seed) | 1).collect()
 }
 
 const PAGE: u64 = 4096;

@@ -2,11 +2,13 @@
 # Runs pjdfstest and fsx on each frontend: what POSIX says about names, permissions and times, and random reads and writes
 # by every way there is. As root; `make posix` installs what it needs.
 #
-#   tests/posix.sh [OPERATIONS [FRONTEND...]]      # operations of fsx, default 200000; frontends, default all
+#   tests/posix.sh [ROUNDS [FRONTEND...]]      # rounds of fsx, 20000 operations each, default 1; frontends, default all
+#
+# fsx keeps its mappings, and each truncate looks at all of them: several short rounds find more than a long one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-operations=${1:-200000}
+rounds=${1:-1}
 shift || true
 [ $# -gt 0 ] || set -- $(for example in frontends/*/examples/memfs.rs; do cut -d/ -f2 <<<"$example"; done)
 [ "$(id -u)" = 0 ] || { echo "posix: only root can run these tests: users are changed, devices are made" >&2; exit 1; }
@@ -48,10 +50,10 @@ run() { # what, command: shows its output only if it fails
     local what=$1 log=$lab/log
     shift
     if timeout 1200 "$@" >"$log" 2>&1; then
-        printf '  %-10s %s\n' "$what" "$(grep -E '^Summary|completed' "$log" | tail -n 1)"
+        printf '  %-12s %s\n' "$what" "$(grep -E '^Summary|completed' "$log" | tail -n 1)"
     else
         grep -E 'FAILED|Summary' -A 3 "$log" || tail -n 40 "$log"
-        printf '  %-10s failed\n' "$what"
+        printf '  %-12s failed\n' "$what"
         failed=1
     fi
 }
@@ -65,8 +67,10 @@ for frontend; do
     memfs "$frontend"
     run pjdfstest pjdfstest -c tests/posix/pjdfstest.toml -p "$mnt" -s "$other"
     unmounted
-    memfs "$frontend"
-    run fsx fsx -f tests/posix/fsx.toml -N "$operations" -S "${FSX_SEED:-7}" -P "$lab" "$mnt/file"
-    unmounted
+    for seed in $(seq 7 $((6 + rounds))); do
+        memfs "$frontend"
+        run "fsx, seed $seed" fsx -f tests/posix/fsx.toml -N 20000 -S "$seed" -P "$lab" "$mnt/file"
+        unmounted
+    done
 done
 exit $failed

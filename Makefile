@@ -56,8 +56,8 @@ posix: setup-posix ## pjdfstest and fsx on each frontend, at length
 	tests/posix.sh 50
 
 .PHONY: crash
-crash: setup ## Kills mounts with local changes (a preview) 500 times while they are written to
-	AYSFS_PREVIEW_LOCAL_CHANGES=1 AYSFS_CRASH_KILLS=500 cargo test --locked --test e2e overlay_crash -- --nocapture
+crash: setup ## Kills the daemon under local changes, 500 times, and on a disk that is full
+	AYSFS_CRASH_KILLS=500 cargo test --locked -p aysfs --test e2e -- --nocapture overlay_crash::
 
 .PHONY: demo
 demo: setup ## A first look: packs a real tree, mounts it, runs a program from it

@@ -106,7 +106,7 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) stor: StorAccess,
 
-    /// RO: read-only; OL: with local changes (still read-only in this version).
+    /// RO: read-only; OL: with local changes, which are kept in the directory of the backend.
     #[arg(long, default_value = "RO", ignore_case = true, value_enum)]
     pub(crate) mode: Mode,
 

@@ -25,8 +25,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// One filesystem to mount.
 pub(crate) struct Plan {
     pub(crate) point: PathBuf,
-    pub(crate) mode: Mode,
-    pub(crate) flist: Request,
+    /// The base; without one, an empty tree.
+    pub(crate) flist: Option<Request>,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -113,10 +113,13 @@ async fn prepare_one(
             .inspect(|cache| drop(caches.insert(plan.backend.clone(), cache.clone()))),
     };
     // What is wrong with a stor or with the backend would only be said again.
-    let can_load = cache.is_ok() && (stors.is_ok() || matches!(plan.flist.source, Source::File(_)));
-    let base = match can_load {
-        true => load(&plan.flist, &plan.stors, plan.deadline, &plan.backend).await.map(Some),
-        false => Ok(None),
+    let can_load = |source: &Source| cache.is_ok() && (stors.is_ok() || matches!(source, Source::File(_)));
+    let base = match &plan.flist {
+        Some(flist) if can_load(&flist.source) => {
+            load(flist, &plan.stors, plan.deadline, &plan.backend).await.map(Some)
+        }
+        None if cache.is_ok() => Base::empty(&plan.backend.join("index")).map(Some).map_err(Into::into),
+        _ => Ok(None),
     };
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
@@ -131,10 +134,19 @@ async fn prepare_one(
 /// What the kernel is to see of a base.
 fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> Result<Arc<dyn Vfs>, UpperError> {
     if plan.options.read_only {
-        return Ok(Arc::new(AysFs::new(base, cache, stors, plan.mode)));
+        return Ok(Arc::new(AysFs::new(base, cache, stors, Mode::ReadOnly)));
     }
-    let upper = Upper::open(&plan.backend, &plan.point)?;
+    let upper = Upper::open(&plan.backend, &real(&plan.point))?;
     Ok(Arc::new(Overlay::new(AysFs::new(base, cache, stors, Mode::ReadOnly), upper)?))
+}
+
+/// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
+fn real(point: &Path) -> PathBuf {
+    let there = point.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there.and_then(|(above, real)| Some(real.join(point.strip_prefix(above).ok()?))) {
+        Some(real) => real,
+        None => point.to_owned(),
+    }
 }
 
 /// Loads a flist; one that is wrong is refused.
@@ -149,22 +161,6 @@ pub(crate) async fn load(
         let error = anyhow::Error::from(error);
         if permanent { Refused(format!("{error:#}")).into() } else { error }
     })
-}
-
-/// Whether a mount of a mode refuses changes, and says so: those of mode OL are a preview, for those who ask for it.
-pub(crate) fn is_read_only(mode: Mode, point: &Path) -> bool {
-    let point = point.display();
-    match (mode, std::env::var_os("AYSFS_PREVIEW_LOCAL_CHANGES")) {
-        (Mode::ReadOnly, _) => true,
-        (Mode::Overlay, None) => {
-            warn!("{point}: local changes are not in this version of aysfs: mode OL is read-only");
-            true
-        }
-        (Mode::Overlay, Some(_)) => {
-            warn!("{point}: local changes are a preview: do not keep the only copy of anything there");
-            false
-        }
-    }
 }
 
 /// Where a flist is, in the words of the engine.

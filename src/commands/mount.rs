@@ -20,28 +20,23 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
     let access = Access::of(&args.stor)?;
     let flist = access::flist(&args.flist)?;
     let point = std::path::absolute(&args.mountpoint)?;
-    let mode = match args.mode {
-        Mode::ReadOnly => aysfs_engine::Mode::ReadOnly,
-        Mode::Overlay => aysfs_engine::Mode::Overlay,
-    };
     let trim = if args.trim_base { Some(point.clone()) } else { args.trim };
     let root = rustix::process::geteuid().is_root();
     Ok(Plan {
         options: MountOptions {
             source: mounts::shown(&flist),
-            read_only: mounts::is_read_only(mode, &point),
+            read_only: args.mode == Mode::ReadOnly,
             allow_other: args.allow_other || root,
             suid: false,
             dev: false,
             passthrough: Passthrough::Auto,
         },
         point,
-        mode,
-        flist: Request {
+        flist: Some(Request {
             source: mounts::flist_source(&flist),
             parse: ParseOptions { trim, ..ParseOptions::default() },
             trusted_keys: Vec::new(),
-        },
+        }),
         stors: vec![access.stor],
         namespace: access.namespace,
         backend: match args.cache {

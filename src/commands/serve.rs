@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aysfs_config::{FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_config::{Flist, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
 use aysfs_engine::load::Request;
 use aysfs_flist::{ParseOptions, Times};
 use aysfs_store::{RequireTls, StorOptions};
@@ -55,35 +55,23 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         let (point, idle) = (mount.path.display(), idle.join(", "));
         warn!("{point}: not in this version of aysfs, and without effect: {idle}");
     }
-    let (flist, mode) = match &mount.mode {
-        Mode::ReadOnly(flist) => (flist, aysfs_engine::Mode::ReadOnly),
-        Mode::Overlay(flist) => (flist, aysfs_engine::Mode::Overlay),
-        Mode::ReadWrite(_) => anyhow::bail!("mode RW is not in this version of aysfs: use RO"),
-    };
-    let times = match flist.times {
-        FlistTimes::Auto => Times::Auto,
-        FlistTimes::Spec => Times::Spec,
-        FlistTimes::Swapped => Times::Swapped,
-    };
     let backend = &mount.backend;
     let stors =
         mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
     Ok(Plan {
         point: mount.path.clone(),
-        mode,
-        flist: Request {
-            source: mounts::flist_source(&flist.source),
-            parse: ParseOptions { trim: flist.trim.clone(), times, ..ParseOptions::default() },
-            trusted_keys: flist.trusted_keys.clone(),
-        },
+        flist: mount.mode.flist().map(request),
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),
         deadline: backend.deadline,
         frontend: frontend(backend.lib),
         options: MountOptions {
-            source: mounts::shown(&flist.source),
-            read_only: mounts::is_read_only(mode, &mount.path),
+            source: match mount.mode.flist() {
+                Some(flist) => mounts::shown(&flist.source),
+                None => backend.path.display().to_string(),
+            },
+            read_only: matches!(mount.mode, Mode::ReadOnly(_)),
             allow_other: mount.allow_other,
             suid: mount.suid,
             dev: mount.dev,
@@ -93,6 +81,19 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
             },
         },
     })
+}
+
+fn request(flist: &Flist) -> Request {
+    let times = match flist.times {
+        FlistTimes::Auto => Times::Auto,
+        FlistTimes::Spec => Times::Spec,
+        FlistTimes::Swapped => Times::Swapped,
+    };
+    Request {
+        source: mounts::flist_source(&flist.source),
+        parse: ParseOptions { trim: flist.trim.clone(), times, ..ParseOptions::default() },
+        trusted_keys: flist.trusted_keys.clone(),
+    }
 }
 
 fn stor_options(stor: &Stor, deadline: Duration) -> anyhow::Result<StorOptions> {

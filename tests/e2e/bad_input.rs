@@ -211,11 +211,6 @@ LAB/config.toml:30:1: unknown key "passwrd" in [stor.four]: did you mean "passwd
 #[test]
 fn what_this_version_lacks_is_refused() {
     let lab = lab();
-    let flist = lab.file("flist", "# aysfs-flist 2\n");
-    let config = fs::read_to_string(config(&lab, &flist, "", "")).expect("a config");
-    lab.file("config.toml", config.replace("\"RO\"", "\"RW\""));
-    let message = "LAB/mnt: mode RW is not in this version of aysfs: use RO";
-    refuses(&lab, "-config LAB/config.toml", REFUSED, message);
     let packs = format!("# aysfs-flist 2\n# pack 1 {} 100\n", "ab".repeat(32));
     lab.file("flist", packs);
     let message = "LAB/mnt: the flist keeps content in packs: mount it with a newer version of aysfs";

@@ -21,6 +21,9 @@ const NOBODY: u32 = 65534;
 /// The number that no user and no group has: to `chown` it means "leave it as it is".
 const NO_ID: u32 = u32::MAX;
 
+/// The names of files that have several: each with the directory that it is in.
+pub(crate) type HardLinks = HashMap<Node, Vec<(Node, Vec<u8>)>>;
+
 /// What a base cannot tell.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
@@ -31,9 +34,6 @@ pub enum BaseError {
     #[error("the flist keeps content in packs: mount it with a newer version of aysfs")]
     Packs,
 }
-
-/// The names of files that have several: the directory of each, and the name there.
-pub(crate) type HardLinks = HashMap<Node, Vec<(Node, Vec<u8>)>>;
 
 /// An immutable tree: what a flist says, with user and group ids that are valid here.
 ///
@@ -79,6 +79,10 @@ impl Base {
     ///
     /// # Errors
     /// If `dir` cannot be written.
+    /// A tree of nothing but its root, whose index is kept in `dir`.
+    ///
+    /// # Errors
+    /// The index cannot be written.
     pub fn empty(dir: &Path) -> Result<Self, FlistError> {
         let list = Source::Bytes { name: "an empty tree", bytes: b"# aysfs-flist 2\n" };
         let index = Index::compile(list, &ParseOptions::default(), dir)?;
@@ -164,7 +168,7 @@ impl Base {
         if let Some(found) = self.hard_links.get() {
             return Ok(found);
         }
-        let mut found = HashMap::<_, Vec<_>>::new();
+        let mut found = HardLinks::new();
         let mut pending = vec![Node::ROOT];
         while let Some(directory) = pending.pop() {
             for child in self.index.children(directory)? {

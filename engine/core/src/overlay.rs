@@ -10,6 +10,7 @@
 //! - an inode keeps its number, and its open handles, when it is copied up;
 //! - the lock of the tree is never held while something is fetched or synced.
 
+mod access;
 mod adopt;
 mod at;
 mod change;
@@ -19,6 +20,9 @@ mod open;
 mod origin;
 mod raise;
 mod stage;
+#[cfg(test)]
+mod testing;
+mod times;
 mod tree;
 mod upper;
 mod vfs;

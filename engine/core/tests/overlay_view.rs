@@ -343,6 +343,48 @@ async fn truncating_a_fifo_is_refused_and_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_file_whose_content_nobody_knows_can_be_written_anew() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    upper_with(&lab, &[]).await;
+    // The kernel copied it up from a base that had it.
+    fs::write(upper(&lab, "f"), "").expect("made");
+    trusted(&lab, "f", "metacopy", b"");
+    let fs = mount(&lab, &[]);
+    let ino = find(&fs, "f").await.ino;
+    assert_eq!(try_read(&fs, ino).await.expect_err("gone").kind(), ErrorKind::Io);
+    assert_eq!(fs.open(ino, WRITE).await.expect_err("gone").kind(), ErrorKind::Io);
+    let opened = fs.open(ino, OpenFlags { truncate: true, ..WRITE }).await.expect("opened");
+    fs.write(ino, opened.fh, 0, Bytes::from_static(b"new")).await.expect("written");
+    fs.release(ino, opened.fh).await.expect("released");
+    assert_eq!(try_read(&fs, ino).await.expect("read"), &b"new"[..]);
+    drop(fs);
+    assert_eq!(read(&mount(&lab, &[]), "f").await, &b"new"[..]);
+}
+
+#[tokio::test]
+async fn an_empty_file_that_the_kernel_copied_up_keeps_its_time_when_it_is_opened_for_writing() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let entries = [ListEntry { perm: 0o644, ..ListEntry::new("f", Kind::Regular) }];
+    upper_with(&lab, &entries).await;
+    fs::write(upper(&lab, "f"), "").expect("made");
+    trusted(&lab, "f", "metacopy", b"");
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let file = fs::File::options().write(true).open(upper(&lab, "f")).expect("opened");
+    file.set_modified(old).expect("a time");
+    let fs = mount(&lab, &entries);
+    let ino = find(&fs, "f").await.ino;
+    let opened = fs.open(ino, WRITE).await.expect("opened");
+    fs.release(ino, opened.fh).await.expect("released");
+    assert_eq!(find(&fs, "f").await.mtime.secs, 1_000_000_000);
+}
+
+#[tokio::test]
 async fn copies_belong_to_their_owner_where_that_is_possible() {
     if !is_root() {
         return;
@@ -421,6 +463,36 @@ async fn a_redirect_that_leads_nowhere_harms_one_name_only() {
         unlink(&fs, &file).await;
     }
     assert_eq!(names(&fs, "").await, ["d", "other"]);
+}
+
+#[tokio::test]
+async fn a_file_that_the_kernel_copied_up_without_its_content_finds_it_under_another_name() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let entries = [lab.file("f", b"of f"), lab.file("g", b"of g"), lab.file("h", b"of h"), directory("d")];
+    upper_with(&lab, &entries).await;
+    // Without a redirect, and with one that is only right in this directory.
+    for (path, redirect) in [("f", None), ("moved", Some("g")), ("linked", Some("h"))] {
+        fs::write(upper(&lab, path), "").expect("made");
+        trusted(&lab, path, "metacopy", b"");
+        if let Some(redirect) = redirect {
+            trusted(&lab, path, "redirect", redirect.as_bytes());
+            whiteout(&lab, redirect);
+        }
+    }
+    let fs = mount(&lab, &entries);
+    rename(&fs, "f", "d/f2").await.expect("moved");
+    rename(&fs, "moved", "d/g2").await.expect("moved");
+    let (ino, d) = (find(&fs, "linked").await.ino, find(&fs, "d").await.ino);
+    fs.link(ino, d, &name("h2")).await.expect("linked");
+    unlink(&fs, "linked").await;
+    drop(fs);
+    let fs = mount(&lab, &entries);
+    for (path, content) in [("d/f2", "of f"), ("d/g2", "of g"), ("d/h2", "of h")] {
+        assert_eq!(read(&fs, path).await, content.as_bytes());
+    }
 }
 
 #[tokio::test]
@@ -623,4 +695,32 @@ async fn what_is_in_a_read_only_directory_of_the_base_can_be_copied_up() {
     let fs = mount_as(&lab, &entries, Form::User);
     assert_eq!(read(&fs, "d/e/f").await, &b"new"[..]);
     assert_eq!((find(&fs, "d").await.perm, find(&fs, "d/e").await.perm), (0o555, 0o555));
+}
+
+/// A user that has nothing.
+const USER: u32 = 65534;
+
+/// All of this once more, by a process that may not do what the permission bits forbid.
+#[test]
+fn the_same_without_privileges() {
+    use std::os::unix::process::CommandExt;
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: becoming another user needs root; the other tests run as a user already");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    std::os::unix::fs::chown(dir.path(), Some(USER), Some(USER)).expect("root");
+    // Users may not reach where it was built.
+    let copy = dir.path().join("test");
+    fs::copy(std::env::current_exe().expect("a test binary"), &copy).expect("copied");
+    let output = std::process::Command::new(&copy)
+        .env("TMPDIR", dir.path())
+        .current_dir(dir.path())
+        .uid(USER)
+        .gid(USER)
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Dead, End, Journal, Moment, Record};
+use super::journal::{Dead, End, Journal, Moment, Record, is_dead};
 use super::model::{View, What};
 use crate::tree;
 
@@ -57,9 +57,14 @@ fn step(own: &Path, shared: &Path, rng: &mut Rng, journal: &mut Journal) -> Resu
     let (seed, length) = (rng.u64(..), rng.usize(..100_000));
     let bytes = tree::noise(seed, length);
     let draft = own.join("draft");
-    write(&draft, &bytes, rng).map_err(|_| Dead)?;
+    match write(&draft, &bytes, rng) {
+        Err(error) if is_dead(&error) => return Err(Dead),
+        // The disk may be full.
+        Err(_) => return Ok(()),
+        Ok(()) => {}
+    }
     let publish = Change::Publish { register, seed, length };
-    journal.record(&publish, || fs::rename(&draft, &name).map(|()| 0))?.map_err(|_| Dead)?;
+    let _ = journal.record(&publish, || fs::rename(&draft, &name).map(|()| 0))?;
     Ok(())
 }
 

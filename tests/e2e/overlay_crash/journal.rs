@@ -99,6 +99,6 @@ pub(super) fn now() -> Moment {
 }
 
 /// What the kernel says when the daemon is gone.
-fn is_dead(error: &io::Error) -> bool {
+pub(super) fn is_dead(error: &io::Error) -> bool {
     [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|dead| error.raw_os_error() == Some(dead.raw_os_error()))
 }

@@ -329,6 +329,15 @@ impl Model {
         Ok(())
     }
 
+    /// An operation found no room: nothing has happened, but somebody may have noted when.
+    pub(super) fn fail_for_lack_of_room(&mut self, op: &Op) {
+        if let Op::Write { slot, .. } | Op::Copy { to: slot, .. } | Op::Punch { slot, .. } = op
+            && let Some((id, _)) = self.open[*slot]
+        {
+            self.inodes[id].mtime = None;
+        }
+    }
+
     /// Whether a daemon that dies can leave part of an operation: that of a write, never more than one.
     ///
     /// Returns the paths of the file, if it has any.

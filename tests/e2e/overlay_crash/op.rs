@@ -122,6 +122,14 @@ impl Op {
         }
     }
 
+    /// How many bytes it is to move.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Self::Write { length, .. } | Self::Copy { length, .. } => *length,
+            _ => 0,
+        }
+    }
+
     /// Does it below `own`, the worker's directory. Returns how many bytes were moved.
     pub(super) fn run(&self, own: &Path, open: &mut [Option<File>; SLOTS]) -> io::Result<usize> {
         let at = |path: &str| own.join(path);

@@ -21,14 +21,14 @@ use std::sync::Arc;
 use aysfs_flist::Node;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Ino, Name, Result};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 
-use super::World;
 use super::at::At;
-use super::marks::{Mark, look};
-use super::origin;
+use super::marks::Mark;
+use super::times::Times;
 use super::tree::{Child, Data, Directory, Leaf, Object, Origin, Place, Tree, Where};
 use super::upper::names;
+use super::{World, access, origin};
 use crate::base::{Base, damaged};
 
 /// What one name in a directory of the upper turned out to be.
@@ -137,10 +137,10 @@ impl Tree {
         let (lower, ..) = self.directory(w, ino)?;
         let fd = self.descriptor(w, ino)?;
         let mut all = Vec::new();
-        for (bytes, _) in names(&*fd)? {
-            let stat = look(&*fd, &bytes)?;
+        for (bytes, _) in access::inside(&fd, || names(&*fd))? {
             let name = raw::name(&bytes)?;
             let at = At::Named(fd.clone(), bytes);
+            let stat = at.stat()?;
             let what = match FileType::from_raw_mode(stat.st_mode) {
                 _ if w.upper.is_whiteout(&at, &stat)? => What::Whiteout,
                 FileType::Directory => self.seen_directory(w, lower, &name, &at)?,
@@ -182,6 +182,11 @@ impl Tree {
     ) -> Result<Data> {
         if kind != FileType::RegularFile || w.upper.mark(at, Mark::Metacopy)?.is_none() {
             return Ok(Data::Here);
+        }
+        if let Some(times) = w.upper.mark(at, Mark::Times)?.as_deref().and_then(Times::from_mark) {
+            // A crash came while its content was added.
+            times.restore(&at.open(OFlags::RDONLY)?)?;
+            w.upper.clear_mark(at, Mark::Times)?;
         }
         let found = match w.upper.mark(at, Mark::Redirect)? {
             None => self.below(w, lower, name)?,

@@ -15,11 +15,11 @@ use rustix::fs::{
     symlinkat, unlinkat,
 };
 
-use super::World;
 use super::at::At;
-use super::marks::{Mark, look};
+use super::marks::Mark;
 use super::stage::Staged;
-use super::tree::{Child, Data, Found, Place, Tree, Where, open_path};
+use super::tree::{Child, Data, Found, Origin, Place, Tree, Where, open_path};
+use super::{World, access};
 use crate::base::damaged;
 
 /// Of ext4; beyond it the local filesystem says no anyway.
@@ -50,7 +50,7 @@ impl Tree {
             return Err(ErrorKind::Exists.into());
         }
         let directory = self.raised(w, parent)?;
-        let above = look(&*directory, b".")?;
+        let above = At::Nameless(directory.clone()).stat()?;
         let place = Place { parent, name: name.clone() };
         let bytes = name.as_bytes();
         let acl = default_acl(&directory)?;
@@ -66,12 +66,12 @@ impl Tree {
             make_in(&directory, bytes, new, wanted.perm)?;
         } else {
             let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
-            renameat_with(&w.upper.work, staged.name(), &directory, bytes, RenameFlags::NOREPLACE)?;
+            move_in(w, &staged, &directory, bytes, RenameFlags::NOREPLACE)?;
         }
         match new {
             New::Directory => self.add_directory(w, place, None),
             New::Symlink(_) | New::Node(_) => {
-                let stat = look(&*directory, bytes)?;
+                let stat = At::Named(directory, bytes.to_vec()).stat()?;
                 self.add_leaf(w, vec![place], None, &stat, Data::Here, None)
             }
         }
@@ -83,6 +83,7 @@ impl Tree {
             return Err(ErrorKind::Exists.into());
         }
         let kind = self.leaf(ino).ok_or(ErrorKind::Stale)?.kind;
+        self.fix_redirect(w, ino)?;
         let directory = self.raised(w, parent)?;
         let at = self.at(w, ino)?;
         if self.has_whiteout(parent, name) {
@@ -144,7 +145,7 @@ impl Tree {
                 self.clear(w, ino)?;
                 if hides {
                     let staged = w.stage_whiteout()?;
-                    exchange(w, &staged, &directory, name.as_bytes())?;
+                    move_in(w, &staged, &directory, name.as_bytes(), RenameFlags::EXCHANGE)?;
                 } else {
                     unlinkat(&directory, name.as_bytes(), AtFlags::REMOVEDIR)?;
                 }
@@ -271,8 +272,7 @@ impl Tree {
             let directory = self.descriptor(w, place.parent)?;
             let staged = w.stage_directory(&w.base().index().node(node).map_err(damaged)?)?;
             keeping_times(&directory, || {
-                let (from, to) = (staged.name(), place.name.as_bytes());
-                Ok(renameat_with(&w.upper.work, from, &directory, to, RenameFlags::NOREPLACE)?)
+                move_in(w, &staged, &directory, place.name.as_bytes(), RenameFlags::NOREPLACE)
             })?;
             self.add_directory(w, place, Some((ino, node)))?;
         }
@@ -332,9 +332,9 @@ impl Tree {
         let directory = self.directory_mut(ino)?;
         (directory.lower, directory.more_subdirectories) = (None, 0);
         keeping_times(&fd, || {
-            for name in whiteouts {
+            for name in &whiteouts {
                 unlinkat(&fd, name.as_bytes(), AtFlags::empty())?;
-                self.set_child(w, ino, &name, None)?;
+                self.set_child(w, ino, name, None)?;
             }
             Ok(())
         })
@@ -350,7 +350,7 @@ impl Tree {
     ) -> Result<()> {
         if !moved.is_directory() {
             return match moved {
-                Found::Upper(..) => Ok(()),
+                Found::Upper(ino, _) => self.fix_redirect(w, ino),
                 // The caller copies files up before; somebody was faster to replace it.
                 Found::Base(..) => Err(ErrorKind::Busy.into()),
             };
@@ -373,6 +373,20 @@ impl Tree {
                 Ok(())
             }
         }
+    }
+
+    /// Makes the mark of a file whose content is in the base lead there from everywhere. What the kernel copies up needs
+    /// none as long as it keeps its name, or one that is only right in the same directory.
+    fn fix_redirect(&mut self, w: &World, ino: Ino) -> Result<()> {
+        let Some(Data::Below(Origin::Base(node))) = self.leaf(ino).map(|leaf| &leaf.data) else {
+            return Ok(());
+        };
+        let path = redirect(w, *node)?;
+        let at = self.at(w, ino)?;
+        if w.upper.mark(&at, Mark::Redirect)?.as_ref() == Some(&path) {
+            return Ok(());
+        }
+        w.upper.set_mark(&at, Mark::Redirect, &path)
     }
 
     /// Notes where something is now.
@@ -540,29 +554,35 @@ impl World {
 }
 
 /// Moves what was made in the work directory onto a name, whatever that is.
-fn place_over(w: &World, staged: &Staged<'_>, directory: &OwnedFd, name: &[u8]) -> Result<()> {
+fn place_over(w: &World, staged: &Staged<'_>, directory: &Arc<OwnedFd>, name: &[u8]) -> Result<()> {
     let is_directory = FileType::from_raw_mode(staged.at().stat()?.st_mode) == FileType::Directory;
-    if is_directory {
-        // What was there is discarded with the staged name.
-        exchange(w, staged, directory, name)
-    } else {
-        Ok(renameat_with(&w.upper.work, staged.name(), directory, name, RenameFlags::empty())?)
-    }
+    // A directory replaces nothing but a directory: they swap places, and what was there is discarded with the staged name.
+    let flags = if is_directory { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+    move_in(w, staged, directory, name, flags)
 }
 
-fn exchange(w: &World, staged: &Staged<'_>, directory: &OwnedFd, name: &[u8]) -> Result<()> {
-    Ok(renameat_with(&w.upper.work, staged.name(), directory, name, RenameFlags::EXCHANGE)?)
+/// Moves what was made in the work directory to its place.
+fn move_in(
+    w: &World,
+    staged: &Staged<'_>,
+    directory: &Arc<OwnedFd>,
+    name: &[u8],
+    flags: RenameFlags,
+) -> Result<()> {
+    // A directory is written to when it gets another one above it.
+    access::on(&staged.at(), || Ok(renameat_with(&w.upper.work, staged.name(), directory, name, flags)?))
 }
 
 /// Runs a step that changes a directory of the upper, but not the view of it.
-pub(super) fn keeping_times<T>(directory: &Arc<OwnedFd>, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = look(&**directory, b".")?;
-    let done = step()?;
+pub(super) fn keeping_times<T>(directory: &Arc<OwnedFd>, step: impl FnMut() -> Result<T>) -> Result<T> {
+    let at = At::Nameless(directory.clone());
+    let before = at.stat()?;
+    let done = access::inside(directory, step)?;
     let time =
         |secs, nanos: u64| Some(SetTime::At(Time { secs, nanos: u32::try_from(nanos).unwrap_or_default() }));
-    let kept = At::Named(directory.clone(), b".".into())
-        .set_times(time(before.st_atime, before.st_atime_nsec), time(before.st_mtime, before.st_mtime_nsec));
-    if let Err(error) = kept {
+    let (atime, mtime) =
+        (time(before.st_atime, before.st_atime_nsec), time(before.st_mtime, before.st_mtime_nsec));
+    if let Err(error) = at.set_times(atime, mtime) {
         // The step is done: that it failed would be wrong.
         tracing::warn!("the time of a directory that was copied to the local changes is lost: {error}");
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use aysfs_vfs::Result;
-use rustix::fs::{AtFlags, FileType, Mode, Stat, XattrFlags, fremovexattr, mknodat, statat};
+use rustix::fs::{FileType, Mode, Stat, XattrFlags, fremovexattr, fsetxattr, mknodat};
 use rustix::io::Errno;
 
 use super::at::At;
@@ -31,6 +31,8 @@ pub(super) enum Mark {
     Metacopy,
     /// Of a regular file whose content is in the base: which content that is. Of ours, not of the kernel's.
     Content,
+    /// Of a regular file whose content is being added: the times that it has, whatever the local filesystem says. Ours, too.
+    Times,
     /// Of an empty regular file: the name does not exist (the form without a device node).
     Whiteout,
 }
@@ -55,6 +57,7 @@ impl Form {
             Mark::Redirect => "redirect",
             Mark::Metacopy => "metacopy",
             Mark::Content => "aysfs.content",
+            Mark::Times => "aysfs.times",
             Mark::Whiteout => "whiteout",
         };
         format!("{}{mark}", self.prefix())
@@ -101,7 +104,12 @@ impl Upper {
         }
     }
 
-    /// The same of an open file.
+    /// Sets a mark on an open file.
+    pub(super) fn set_mark_of(&self, file: &File, mark: Mark, value: &[u8]) -> Result<()> {
+        Ok(fsetxattr(file, self.form.name(mark), value, XattrFlags::empty())?)
+    }
+
+    /// Takes a mark away from an open file; one that is not there is no error.
     pub(super) fn clear_mark_of(&self, file: &File, mark: Mark) -> Result<()> {
         match fremovexattr(file, self.form.name(mark)) {
             Ok(()) | Err(Errno::NODATA) => Ok(()),
@@ -126,14 +134,59 @@ impl Upper {
     }
 }
 
-/// What a name of an open directory is; a symlink is not followed.
-pub(super) fn look(directory: &impl AsFd, name: &[u8]) -> Result<Stat> {
-    Ok(statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::overlay::testing::Layers;
+
+    /// A name in the work directory.
+    fn at(layers: &Layers, name: &str) -> At {
+        At::Named(layers.w.upper.work.clone(), name.into())
+    }
+
+    #[test]
+    fn marks_are_set_and_taken_away_whatever_their_length() {
+        let layers = Layers::new(&[]);
+        let upper = &layers.w.upper;
+        fs::write(layers.work(b"f"), "").expect("made");
+        let at = at(&layers, "f");
+        for value in [&b""[..], b"y", &[b'/'; 255], &[b'/'; 256], &[b'/'; 3000]] {
+            upper.set_mark(&at, Mark::Redirect, value).expect("set");
+            assert_eq!(upper.mark(&at, Mark::Redirect).expect("read").as_deref(), Some(value));
+        }
+        assert_eq!(upper.mark(&at, Mark::Metacopy).expect("read"), None);
+        for _ in 0..2 {
+            upper.clear_mark(&at, Mark::Redirect).expect("gone, or never there");
+            assert_eq!(upper.mark(&at, Mark::Redirect).expect("read"), None);
+        }
+        assert!(upper.mark(&self::at(&layers, "nothing"), Mark::Redirect).is_err());
+    }
+
+    #[test]
+    fn a_whiteout_is_a_device_or_an_empty_file_with_a_mark() {
+        let layers = Layers::new(&[]);
+        let upper = &layers.w.upper;
+        let is_whiteout = |name: &str| {
+            let at = at(&layers, name);
+            upper.is_whiteout(&at, &at.stat().expect("there")).expect("readable")
+        };
+        upper.make_whiteout(&upper.work, b"device").expect("made");
+        assert!(is_whiteout("device"));
+        for (name, content) in [("marked", ""), ("marked-and-full", "x"), ("empty", "")] {
+            fs::write(layers.work(name.as_bytes()), content).expect("made");
+        }
+        for name in ["marked", "marked-and-full"] {
+            upper.set_mark(&at(&layers, name), Mark::Whiteout, b"").expect("set");
+        }
+        fs::create_dir(layers.work(b"directory")).expect("made");
+        upper.set_mark(&at(&layers, "directory"), Mark::Whiteout, b"").expect("set");
+        assert!(is_whiteout("marked"));
+        for name in ["marked-and-full", "empty", "directory"] {
+            assert!(!is_whiteout(name), "{name}");
+        }
+    }
 
     #[test]
     fn attributes_that_look_like_marks_are_kept_apart() {

@@ -14,12 +14,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aysfs_vfs::Result;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat_with, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::World;
+use super::at::At;
 use super::change::keeping_times;
-use super::marks::look;
 use super::stage::Staged;
 use super::tree::{Place, Tree};
 use super::upper::{Upper, names};
@@ -56,8 +56,7 @@ impl Tree {
         })?;
         for (position, (place, directory)) in names.iter().enumerate() {
             let name = place.name.as_bytes();
-            let linked =
-                keeping_times(directory, || Ok(linkat(work, from, directory, name, AtFlags::empty())?));
+            let linked = keeping_times(directory, || staged.at().link(directory, name));
             if let Err(error) = linked {
                 for (place, directory) in &names[..position] {
                     let name = place.name.as_bytes();
@@ -76,7 +75,7 @@ impl Upper {
     pub(super) fn take_back_names(&self) -> Result<()> {
         for (list, _) in names(&self.work)? {
             let Some(staged) = list.strip_suffix(LIST) else { continue };
-            let copy = match look(&*self.work, staged) {
+            let copy = match At::Named(self.work.clone(), staged.to_vec()).stat() {
                 Ok(copy) => copy,
                 Err(error) if error.kind() == aysfs_vfs::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),

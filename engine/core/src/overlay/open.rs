@@ -33,9 +33,17 @@ struct OpenDirectories {
 struct OpenFile {
     handles: u64,
     /// In the upper; nothing while it is read from the base.
-    file: Option<Arc<File>>,
+    file: Option<UpperFile>,
     /// What the kernel reads and writes by itself: decided by the first open, for all of them.
     backing: Option<Arc<File>>,
+}
+
+/// A descriptor of a file of the upper.
+#[derive(Clone, Debug)]
+pub(super) struct UpperFile {
+    pub(super) file: Arc<File>,
+    /// It was opened for reading and writing, not for reading alone.
+    pub(super) is_writable: bool,
 }
 
 impl OpenFiles {
@@ -58,17 +66,18 @@ impl OpenFiles {
     pub(super) fn open_upper<E>(
         &self,
         ino: Ino,
-        open_file: impl FnOnce() -> Result<File, E>,
+        writes: bool,
+        open_file: impl FnOnce() -> Result<UpperFile, E>,
     ) -> Result<Option<Arc<File>>, E> {
         let mut files = lock(&self.files);
         let known = files.get(&ino).and_then(|open| open.file.clone());
-        let file = match known {
+        let file = match known.filter(|known| known.is_writable || !writes) {
             Some(file) => file,
-            None => Arc::new(open_file()?),
+            None => open_file()?,
         };
         let open = files.entry(ino).or_default();
-        if open.handles == 0 {
-            open.backing = Some(file.clone());
+        if open.handles == 0 && file.is_writable {
+            open.backing = Some(file.file.clone());
         }
         open.handles += 1;
         open.file = Some(file);
@@ -81,11 +90,18 @@ impl OpenFiles {
 
     /// The descriptor of an open file of the upper.
     pub(super) fn file(&self, ino: Ino) -> Option<Arc<File>> {
-        lock(&self.files).get(&ino).and_then(|open| open.file.clone())
+        lock(&self.files).get(&ino).and_then(|open| Some(open.file.as_ref()?.file.clone()))
+    }
+
+    /// The same, if it was opened for writing.
+    pub(super) fn writable_file(&self, ino: Ino) -> Option<Arc<File>> {
+        let files = lock(&self.files);
+        let file = files.get(&ino).and_then(|open| open.file.as_ref());
+        file.filter(|file| file.is_writable).map(|file| file.file.clone())
     }
 
     /// An open file is in the upper from now on.
-    pub(super) fn switch(&self, ino: Ino, file: Arc<File>) {
+    pub(super) fn switch(&self, ino: Ino, file: UpperFile) {
         if let Some(open) = lock(&self.files).get_mut(&ino) {
             open.file = Some(file);
         }
@@ -136,4 +152,73 @@ impl OpenFiles {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INO: Ino = Ino(7);
+
+    fn file(is_writable: bool) -> UpperFile {
+        UpperFile { file: Arc::new(tempfile::tempfile().expect("a file")), is_writable }
+    }
+
+    fn open(files: &OpenFiles, writes: bool, file: &UpperFile) -> Option<Arc<File>> {
+        files.open_upper::<()>(INO, writes, || Ok(file.clone())).expect("opened")
+    }
+
+    #[test]
+    fn handles_of_a_file_share_what_the_first_opened() {
+        let files = OpenFiles::default();
+        let (first, second) = (file(true), file(true));
+        let backing = open(&files, false, &first).expect("it can be written, too");
+        assert!(Arc::ptr_eq(&backing, &first.file));
+        assert!(open(&files, true, &second).is_some_and(|backing| Arc::ptr_eq(&backing, &first.file)));
+        assert!(!files.release(INO) && files.is_open(INO));
+        assert!(files.release(INO) && !files.is_open(INO));
+        assert!(!files.release(INO), "there is none left");
+        assert!(open(&files, true, &second).is_some_and(|backing| Arc::ptr_eq(&backing, &second.file)));
+    }
+
+    #[test]
+    fn a_writer_is_not_given_what_was_opened_for_reading() {
+        let files = OpenFiles::default();
+        let (read_only, writable) = (file(false), file(true));
+        assert!(open(&files, false, &read_only).is_none(), "later handles may write through it");
+        assert!(files.writable_file(INO).is_none());
+        assert!(open(&files, true, &writable).is_none(), "all handles agree");
+        assert!(files.writable_file(INO).is_some_and(|file| Arc::ptr_eq(&file, &writable.file)));
+        assert!(
+            files.file(INO).is_some_and(|file| Arc::ptr_eq(&file, &writable.file)),
+            "readers see the same"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_copied_up_is_switched_for_those_who_have_it_open() {
+        let files = OpenFiles::default();
+        assert!(files.open_base(INO, || None).is_none());
+        assert!(files.file(INO).is_none());
+        let copy = file(true);
+        files.switch(INO, copy.clone());
+        assert!(files.file(INO).is_some_and(|file| Arc::ptr_eq(&file, &copy.file)));
+        assert!(open(&files, true, &file(true)).is_none(), "what the first open decided holds");
+        files.switch(Ino(8), copy);
+        assert!(!files.is_open(Ino(8)), "nobody has it open");
+    }
+
+    #[test]
+    fn directories_are_open_until_each_handle_is_released() {
+        let files = OpenFiles::default();
+        let (one, other) = (files.open_directory(INO), files.open_directory(INO));
+        assert_ne!(one, other);
+        files.keep_listing(one, &Arc::new(Vec::new()));
+        assert!(files.listing(one).is_some() && files.listing(other).is_none());
+        files.release_directory(INO, one);
+        files.release_directory(INO, one);
+        assert!(files.is_open(INO), "the other one is");
+        files.release_directory(INO, other);
+        assert!(!files.is_open(INO) && files.listing(one).is_none());
+    }
 }

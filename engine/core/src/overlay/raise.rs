@@ -13,16 +13,18 @@ use aysfs_flist::{Kind, Node};
 use aysfs_store::FetchError;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
-use rustix::fs::{FileType, Mode, OFlags, Stat, Timespec, Timestamps, fstat, futimens, openat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use tokio::sync::OwnedMutexGuard;
 
 use super::at::At;
 use super::change::redirect;
 use super::marks::Mark;
-use super::origin;
+use super::open::UpperFile;
 use super::stage::{Content, copy_content, segments};
+use super::times::Times;
 use super::tree::{Data, Found, Origin, Place, Tree};
-use super::{Inner, blocking};
+use super::{Inner, blocking, origin};
 use crate::base::{Base, damaged};
 
 /// What is about to be changed.
@@ -196,6 +198,10 @@ impl Inner {
         let stat = staged.at().stat()?;
 
         let mut tree = self.tree();
+        if of.nlink() > 1 {
+            // Some names may be in directories that were moved: then it is known where.
+            tree.names_gone_before(w, node)?;
+        }
         let mut names: Vec<(Place, Arc<OwnedFd>)> = Vec::new();
         for (parent, name) in w.base().names(&of).map_err(damaged)? {
             let place = Place { parent: Base::ino(parent), name: raw::name(&name)? };
@@ -226,8 +232,8 @@ impl Inner {
 
     /// Adds the content to a copy that has only the attributes.
     ///
-    /// As long as the mark says that the content is in the base, nobody looks at what is here: a crash half-way changes
-    /// nothing that can be seen.
+    /// As long as the mark says that the content is in the base, nobody looks at what is here, and the times are in a mark as
+    /// well: a crash half-way changes nothing that can be seen.
     fn fill(&self, ino: Ino, origin: &Origin, from: &File) -> Result<()> {
         let w = &self.w;
         let (size, segments) = match origin {
@@ -239,22 +245,35 @@ impl Inner {
             Origin::Lost => return Err(lost()),
         };
         let file = self.without_content(ino)?;
-        let times = times_of(&fstat(&file)?);
+        let times = Times::of(&fstat(&file)?);
+        w.upper.set_mark_of(&file, Mark::Times, times.to_mark().as_bytes())?;
         let copied = copy_content(size, segments, from, &file).and_then(|()| Ok(file.sync_data()?));
         if copied.is_err() {
             // What did not fit must not take the room that is left.
             let _ = file.set_len(0).and_then(|()| file.set_len(size));
         }
-        futimens(&file, &times)?;
-        copied?;
-        self.has_content(ino, &file)
+        times.restore(&file)?;
+        if copied.is_ok() {
+            self.has_content(ino, &file)?;
+        }
+        w.upper.clear_mark_of(&file, Mark::Times)?;
+        copied
     }
 
-    /// Makes a copy that has only the attributes an empty file: its content is about to be thrown away.
+    /// Makes a copy that has only the attributes an empty file: it is one, or is about to become one.
     fn empty(&self, ino: Ino) -> Result<()> {
         let file = self.without_content(ino)?;
+        let times = Times::of(&fstat(&file)?);
+        // On a full disk there may be no room for it; to truncate makes some.
+        match self.w.upper.set_mark_of(&file, Mark::Times, times.to_mark().as_bytes()) {
+            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::QuotaExceeded) => {}
+            marked => marked?,
+        }
         file.set_len(0)?;
-        self.has_content(ino, &file)
+        // Not all who open a file for writing write.
+        times.restore(&file)?;
+        self.has_content(ino, &file)?;
+        self.w.upper.clear_mark_of(&file, Mark::Times)
     }
 
     /// Opens a copy that has only the attributes. Its name may change, or go, from now on; the inode stays.
@@ -279,7 +298,7 @@ impl Inner {
             .leaf(ino)
             .is_some_and(|leaf| leaf.kind == FileType::RegularFile && matches!(leaf.data, Data::Here));
         if is_file && self.open.is_open(ino) {
-            self.open.switch(ino, Arc::new(open_upper(&tree.at(&self.w, ino)?)?));
+            self.open.switch(ino, open_upper(&tree.at(&self.w, ino)?, false)?);
         }
         Ok(())
     }
@@ -293,18 +312,15 @@ pub(super) fn lost() -> Error {
     )
 }
 
-fn times_of(stat: &Stat) -> Timestamps {
-    let time = |tv_sec, nanos: u64| Timespec { tv_sec, tv_nsec: nanos.cast_signed() };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
-}
-
-/// Opens a file of the upper for everything that its permissions allow.
-pub(super) fn open_upper(at: &At) -> Result<File> {
-    match at.open(OFlags::RDWR) {
-        Err(error) if error.kind() == ErrorKind::AccessDenied => at.open(OFlags::RDONLY),
-        opened => opened,
-    }
+/// Opens a file of the upper: for reading at least, and for writing if that is needed, or if nothing speaks against it.
+pub(super) fn open_upper(at: &At, writes: bool) -> Result<UpperFile> {
+    let (file, is_writable) = match (at.try_open(OFlags::RDWR), writes) {
+        (Err(Errno::ACCESS), false) => match at.try_open(OFlags::RDONLY) {
+            Ok(file) => (file, false),
+            Err(_) => (at.open(OFlags::RDWR)?, true),
+        },
+        (Err(Errno::ACCESS), true) => (at.open(OFlags::RDWR)?, true),
+        (opened, _) => (opened?, true),
+    };
+    Ok(UpperFile { file: Arc::new(file), is_writable })
 }

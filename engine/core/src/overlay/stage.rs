@@ -167,3 +167,99 @@ pub(super) fn copy_content(size: u64, segments: Vec<Range<u64>>, from: &File, to
     to.set_len(size)?;
     Ok(segments.iter().try_for_each(|segment| copy_segment(from, to, segment))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    use aysfs_flist::{Entry, Timestamp};
+
+    use super::*;
+    use crate::overlay::testing::{Layers, directory, empty_file};
+
+    const OLD: Timestamp = Timestamp { secs: 1_000_000_000, nanos: 123_456_789 };
+
+    #[test]
+    fn what_is_not_taken_from_the_work_directory_is_removed_from_it() {
+        let layers = Layers::new(&[]);
+        let staged = layers
+            .w
+            .stage(|name| {
+                fs::create_dir(layers.work(name)).expect("made");
+                fs::write(layers.work(name).join("inside"), "x").expect("made");
+                Ok(())
+            })
+            .expect("staged");
+        let path = layers.work(staged.name());
+        assert!(path.join("inside").exists());
+        drop(staged);
+        assert!(!path.exists());
+
+        let failed = layers.w.stage(|name| {
+            fs::write(layers.work(name), "half").expect("made");
+            Err(ErrorKind::NoSpace.into())
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(layers.work(b"")).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn copies_have_the_attributes_of_what_they_are_copies_of() {
+        let attributes =
+            vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.overlay.opaque".to_vec(), b"y".to_vec())];
+        let entry = |entry: Entry| Entry { perm: 0o750, mtime: OLD, xattrs: attributes.clone(), ..entry };
+        let link = Entry { target: b"target".to_vec(), mtime: OLD, ..Entry::new("link", Kind::Symlink) };
+        let layers = Layers::new(&[entry(directory("d")), entry(empty_file("f")), link]);
+        let w = &layers.w;
+        let index = w.base().index();
+        let node = |path: &str| index.node(layers.node(path)).expect("there");
+        let copies = [
+            w.stage_directory(&node("d")).expect("copied"),
+            w.stage_leaf(&node("f"), &Content::Empty).expect("copied"),
+        ];
+        for copy in &copies {
+            let path = layers.work(copy.name());
+            let meta = fs::symlink_metadata(&path).expect("there");
+            assert_eq!(meta.mode() & 0o7777, 0o750);
+            assert_eq!((meta.mtime(), meta.mtime_nsec()), (OLD.secs, OLD.nanos.into()));
+            assert_eq!(xattr::get(&path, "user.a").expect("read").as_deref(), Some(&b"1"[..]));
+            assert_eq!(xattr::get(&path, "user.overlay.opaque").expect("read"), None, "no mark of ours");
+            let kept = xattr::get(&path, "user.overlay.overlay.opaque").expect("read");
+            assert_eq!(kept.as_deref(), Some(&b"y"[..]));
+        }
+        let copy = w.stage_leaf(&node("link"), &Content::Empty).expect("copied");
+        let path = layers.work(copy.name());
+        assert_eq!(fs::read_link(&path).expect("a symlink").to_str(), Some("target"));
+        assert_eq!(fs::symlink_metadata(&path).expect("there").mtime(), OLD.secs);
+        assert!(w.stage_leaf(&node("d"), &Content::Empty).is_err());
+    }
+
+    #[test]
+    fn a_copy_keeps_the_holes_and_one_without_content_says_where_it_is() {
+        let sparse =
+            Entry { size: 1 << 20, data: Some(std::iter::once(8192..12_288).collect()), ..empty_file("f") };
+        let content =
+            aysfs_flist::Content::Object { sha256: [1; 32], key: aysfs_flist::ObjectKey::Sha256([2; 32]) };
+        let layers = Layers::new(&[Entry { content: Some(content), ..sparse }]);
+        let w = &layers.w;
+        let of = w.base().index().node(layers.node("f")).expect("there");
+        let mut cached = tempfile::tempfile().expect("a file");
+        cached.write_all(&vec![7; 1 << 20]).expect("written");
+        let copy = w.stage_leaf(&of, &Content::Copy(&cached)).expect("copied");
+        let bytes = fs::read(layers.work(copy.name())).expect("read");
+        assert_eq!(bytes.len(), 1 << 20);
+        assert!(bytes.iter().enumerate().all(|(at, byte)| (*byte == 7) == (8192..12_288).contains(&at)));
+        let blocks = fs::metadata(layers.work(copy.name())).expect("there").blocks();
+        assert!(blocks < 64, "{blocks}");
+
+        let copy =
+            w.stage_leaf(&of, &Content::Below { path: b"/f", mark: Some("v1 what".into()) }).expect("made");
+        let at = copy.at();
+        assert_eq!(w.upper.mark(&at, Mark::Metacopy).expect("read").as_deref(), Some(&b""[..]));
+        assert_eq!(w.upper.mark(&at, Mark::Redirect).expect("read").as_deref(), Some(&b"/f"[..]));
+        assert_eq!(w.upper.mark(&at, Mark::Content).expect("read").as_deref(), Some(&b"v1 what"[..]));
+        assert_eq!(fs::metadata(layers.work(copy.name())).expect("there").len(), 1 << 20);
+    }
+}

@@ -639,3 +639,114 @@ pub(super) fn listed_kind(kind: FileType) -> FileKind {
         FileType::RegularFile | FileType::Unknown => FileKind::Regular,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::change::New;
+    use crate::overlay::testing::{Layers, caller, directory, empty_file, name};
+
+    fn names(tree: &mut Tree, layers: &Layers, ino: Ino) -> Vec<String> {
+        let list = tree.list(&layers.w, ino).expect("a directory");
+        list.iter().map(|(name, _)| name.to_string()).collect()
+    }
+
+    #[test]
+    fn the_base_shows_through_what_the_upper_says_nothing_about() {
+        let layers = Layers::new(&[directory("d"), empty_file("d/a"), empty_file("d/b"), empty_file("f")]);
+        let (w, mut tree) = (&layers.w, Tree::new(true));
+        let d = Base::ino(layers.node("d"));
+        assert_eq!(names(&mut tree, &layers, Ino::ROOT), ["d", "f"]);
+        assert!(!tree.is_in_upper(d));
+        tree.unlink(w, d, &name("a")).expect("unlinked");
+        assert!(tree.is_in_upper(d), "the whiteout needs a place");
+        let made = tree.make(w, caller(), d, &name("c"), &New::Symlink(b"x"), 0o777).expect("made");
+        assert_eq!(names(&mut tree, &layers, d), ["b", "c"]);
+        assert_eq!(tree.find(w, d, &name("a")).expect("a directory"), None);
+        let b = Found::Base(layers.node("d/b"), FileType::RegularFile);
+        assert_eq!(tree.find(w, d, &name("b")).expect("a directory"), Some(b));
+        let c = Found::Upper(made, FileType::Symlink);
+        assert_eq!(tree.find(w, d, &name("c")).expect("a directory"), Some(c));
+        assert!(tree.has_whiteout(d, &name("a")) && !tree.has_whiteout(d, &name("b")));
+        assert!(made.0 > FIRST, "numbers of the base are not used again");
+        let refused = tree.find(w, made, &name("x")).expect_err("no directory");
+        assert_eq!(refused.kind(), ErrorKind::NotADirectory);
+
+        // Another image of the same upper shows the same.
+        let mut again = Tree::new(false);
+        assert_eq!(names(&mut again, &layers, Ino::ROOT), ["d", "f"]);
+        assert_eq!(names(&mut again, &layers, d), ["b", "c"]);
+    }
+
+    #[test]
+    fn subdirectories_are_counted_in_both_layers() {
+        let layers = Layers::new(&[directory("d"), directory("d/x"), directory("d/y"), empty_file("d/z")]);
+        let (w, mut tree) = (&layers.w, Tree::new(true));
+        let d = Base::ino(layers.node("d"));
+        let nlink = |tree: &mut Tree| tree.attr(w, d).expect("there").attr.nlink;
+        assert_eq!(nlink(&mut tree), 4);
+        tree.make(w, caller(), d, &name("new"), &New::Directory, 0o755).expect("made");
+        assert_eq!(nlink(&mut tree), 5);
+        tree.rmdir(w, d, &name("x")).expect("removed");
+        assert_eq!(nlink(&mut tree), 4);
+        tree.make(w, caller(), d, &name("x"), &New::Node(FileKind::Fifo), 0o644).expect("made");
+        assert_eq!(nlink(&mut tree), 4);
+        assert_eq!(Tree::new(false).attr(w, Ino::ROOT).expect("there").attr.nlink, 3);
+        let mut again = Tree::new(false);
+        names(&mut again, &layers, Ino::ROOT);
+        assert_eq!(nlink(&mut again), 4);
+        for gone in ["new", "y"] {
+            tree.rmdir(w, d, &name(gone)).expect("removed");
+        }
+        for gone in ["x", "z"] {
+            tree.unlink(w, d, &name(gone)).expect("unlinked");
+        }
+        assert_eq!(nlink(&mut tree), 2);
+        tree.rmdir(w, Ino::ROOT, &name("d")).expect("removed");
+        assert_eq!(nlink(&mut tree), 0);
+    }
+
+    #[test]
+    fn an_inode_is_forgotten_with_its_last_name_lookup_and_handle() {
+        let layers = Layers::new(&[]);
+        let (w, mut tree) = (&layers.w, Tree::new(true));
+        let new = New::Node(FileKind::Regular);
+        let ino = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made");
+        tree.count_lookup(ino);
+        tree.count_lookup(ino);
+        tree.reap(ino, false);
+        assert!(tree.is_in_upper(ino), "it has a name");
+        tree.unlink(w, Ino::ROOT, &name("f")).expect("unlinked");
+        tree.forget(ino, 1);
+        tree.reap(ino, false);
+        assert!(tree.is_in_upper(ino), "the kernel holds it");
+        assert_eq!(tree.attr(w, ino).expect("there").attr.nlink, 0);
+        tree.forget(ino, 7);
+        tree.reap(ino, true);
+        assert!(tree.is_in_upper(ino), "it is open");
+        tree.reap(ino, false);
+        assert!(!tree.is_in_upper(ino));
+        assert!(tree.by_key.is_empty(), "the local filesystem may use its number again");
+        assert_eq!(tree.attr(w, ino).expect_err("gone").kind(), ErrorKind::Stale);
+        let other = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made");
+        assert_ne!(ino, other, "numbers are not used twice");
+    }
+
+    #[test]
+    fn more_directories_than_can_be_open_at_once_are_found() {
+        let layers = Layers::new(&[]);
+        let (w, mut tree) = (&layers.w, Tree::new(true));
+        tree.descriptors = LruCache::new(NonZeroUsize::new(2).expect("not zero"));
+        let mut at = Ino::ROOT;
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            at = tree.make(w, caller(), at, &name("deeper"), &New::Directory, 0o755).expect("made");
+            all.push(at);
+        }
+        for ino in all.iter().rev().chain(&all) {
+            assert_eq!(tree.attr(w, *ino).expect("there").attr.ino, *ino);
+            tree.descriptor(w, *ino).expect("opened");
+            assert!(tree.descriptors.len() <= 2);
+        }
+    }
+}

@@ -65,11 +65,11 @@ impl Inner {
     }
 
     /// Opens a file where it is now. The lock of the tree is held meanwhile, so that it cannot be copied up unnoticed.
-    fn opened(&self, ino: Ino) -> Result<Opened> {
+    fn opened(&self, ino: Ino, writes: bool) -> Result<Opened> {
         let mut tree = self.tree();
         let backing = if self.is_in_upper(&tree, ino)? {
             let at = tree.at(&self.w, ino)?;
-            self.open.open_upper(ino, || open_upper(&at))?
+            self.open.open_upper(ino, writes, || open_upper(&at, writes))?
         } else {
             self.open.open_base(ino, || None)
         };
@@ -96,14 +96,14 @@ impl Inner {
             return Ok(None);
         }
         // It could not be opened when it was copied up.
-        let file = Arc::new(open_upper(&tree.at(&self.w, ino)?)?);
-        self.open.switch(ino, file.clone());
-        Ok(Some(file))
+        let opened = open_upper(&tree.at(&self.w, ino)?, false)?;
+        self.open.switch(ino, opened.clone());
+        Ok(Some(opened.file))
     }
 
     /// The same, of a file that is open for writing.
     fn writable_file(&self, ino: Ino) -> Result<Arc<std::fs::File>> {
-        self.upper_file(ino)?.ok_or_else(|| ErrorKind::BadHandle.into())
+        self.open.writable_file(ino).ok_or_else(|| ErrorKind::BadHandle.into())
     }
 
     fn list(&self, ino: Ino, fh: Fh, cookie: u64) -> Result<Listing> {
@@ -196,7 +196,7 @@ impl Vfs for Overlay {
         let (at, _turn) = self.0.changeable(ino, need).await?;
         let before = at.stat()?;
         if let Some(size) = changes.size {
-            let file = match self.0.open.file(ino) {
+            let file = match self.0.open.writable_file(ino) {
                 Some(file) => file,
                 None => Arc::new(at.open(OFlags::WRONLY)?),
             };
@@ -301,10 +301,10 @@ impl Vfs for Overlay {
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         self.0.is_in_upper(&self.0.tree(), ino)?;
         if !flags.write && !flags.truncate {
-            return self.0.opened(ino);
+            return self.0.opened(ino, false);
         }
         let _turn = self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
-        let opened = self.0.opened(ino)?;
+        let opened = self.0.opened(ino, true)?;
         if flags.truncate {
             let truncated = self.0.writable_file(ino).and_then(|file| Ok(file.set_len(0)?));
             let touched = truncated

@@ -145,6 +145,12 @@ impl Partial {
             Err(_) => Slot::Missing,
         };
         state.absent -= usize::from(matches!(ended, Ok(Arrived::InFile)));
+        let is_used = |slot: &Slot| matches!(slot, Slot::InFile | Slot::Fetching(_));
+        if !state.slots.iter().any(is_used) {
+            // What it holds is of no use to anybody, and the disk may be full because of it.
+            state.file = None;
+            state.touched.fill(false);
+        }
         if state.absent == 0 { Progress::Complete } else { Progress::Incomplete }
     }
 
@@ -184,5 +190,29 @@ impl Partial {
     pub(super) fn is_idle(&self) -> bool {
         self.doubt().is_none()
             && !lock(&self.state).slots.iter().any(|slot| matches!(slot, Slot::Fetching(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Reason;
+    use super::super::seal::Boot;
+    use super::*;
+
+    #[test]
+    fn a_fetch_that_failed_keeps_no_room_on_the_disk() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        let content = Content::v1([7; 16], 5000);
+        let error = || FetchError::new(content.id, Reason::NoRoom);
+        let partial = Partial::new(content.clone(), None);
+        let file = Arc::downgrade(&partial.file(0, &disk).expect("a file").0);
+        partial.settle(0, &Err(error()));
+        assert!(file.upgrade().is_none());
+        let (file, region) = partial.file(0, &disk).expect("another file");
+        assert!(matches!(region, Region::Fresh));
+        partial.settle(0, &Ok(Arrived::InFile));
+        assert!(lock(&partial.state).file.is_some());
+        drop(file);
     }
 }

@@ -102,13 +102,20 @@ pub fn read_small(tree: &Tree, numbers: Range<usize>, stop: &Stop) -> io::Result
 /// # Errors
 /// Those of the filesystem, of [`Stop::check`], and one if it has another size than it should.
 pub fn sequential(tree: &Tree, stop: &Stop) -> io::Result<u64> {
-    let mut file = File::open(tree.large())?;
+    expect(read_all(File::open(tree.large())?, stop)?, tree.shape.large)
+}
+
+/// Reads a file to its end; returns how many bytes there were.
+///
+/// # Errors
+/// Those of the filesystem, and of [`Stop::check`].
+pub fn read_all(mut file: File, stop: &Stop) -> io::Result<u64> {
     let mut piece = vec![0; PIECE];
     let mut total = 0;
     loop {
         stop.check()?;
         match file.read(&mut piece)? {
-            0 => return expect(total, tree.shape.large),
+            0 => return Ok(total),
             n => total += n as u64,
         }
     }

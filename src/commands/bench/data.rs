@@ -1,7 +1,7 @@
 //! The data that is measured: one temporary directory with a tree, the same tree packed, and a cache that has all of it.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use aysfs_engine::{AysFs, Base, Mode, pack};
 use aysfs_flist::{Dialect, Header, Node, ParseOptions};
 use aysfs_store::{Mirror, Namespace, StorOptions};
 use aysfs_vfs::{ErrorKind, Fh, Vfs};
-use aysfs_workload::{Shape, Stop, Tree};
+use aysfs_workload::{Shape, Stop, Tree, work};
 use futures::{TryStreamExt, stream};
 use indicatif::HumanBytes;
-use rustix::fs::{statvfs, syncfs};
+use rustix::fs::{Advice, fadvise, statvfs, syncfs};
 use tempfile::TempDir;
 use url::Url;
 
@@ -22,6 +22,9 @@ use crate::{access, mounts};
 
 /// How many contents are fetched into the cache at once.
 const FETCHES: usize = 16;
+
+/// What a large file has at least, in bytes.
+const LARGE: u64 = 1 << 20;
 
 /// What a small file takes up on a disk, in bytes, with its inode: most are smaller than a block.
 const SMALL_FILE: u64 = 5 << 10;
@@ -132,8 +135,29 @@ impl Data {
         })?;
         // What is still to be written must not be written while something is measured.
         syncfs(File::open(layout.dir())?)?;
+        for dir in [layout.tree(), layout.backend()] {
+            read_anew(&dir, stop)?;
+        }
         Ok(Self { layout, tree, small, _dir: temporary })
     }
+}
+
+/// Has the kernel read large files from the disk again: it keeps them in pages as large as the pieces in which they came, and
+/// otherwise those of the tree, which came as they were written, would not be like those of the cache.
+fn read_anew(dir: &Path, stop: &Stop) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        stop.check()?;
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            read_anew(&entry.path(), stop)?;
+        } else if kind.is_file() && entry.metadata()?.len() >= LARGE {
+            let file = File::open(entry.path())?;
+            fadvise(&file, 0, None, Advice::DontNeed)?;
+            work::read_all(file, stop)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns when there is a stop.

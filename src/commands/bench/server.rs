@@ -41,8 +41,8 @@ pub(crate) struct Server {
 impl Server {
     /// Mounts `serves` with the frontend for `lib` on the mount point of the layout; returns when it answers.
     pub(crate) fn start(lib: aysfs_config::Lib, serves: Serves, layout: &Layout) -> anyhow::Result<Self> {
-        let this = std::env::current_exe().context("cannot find this program")?;
-        let process = Command::new(this)
+        // This program, also if its file has been replaced meanwhile.
+        let process = Command::new("/proc/self/exe")
             // What goes wrong is seen by who measures; that a library could not answer while it is unmounted is nothing wrong.
             .args(["bench-serve", lib.as_str(), serves.word(), "--log-level", "0"])
             .arg(layout.dir())

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use support::Lab;
 
 const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
+    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
 const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use support::Lab;
 
 const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
+    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
 const WRITE: OpenFlags =
-    OpenFlags { read: true, write: true, truncate: false, exclusive: false, direct: false };
+    OpenFlags { read: true, write: true, truncate: false, exclusive: false, direct: false, execute: false };
 
 /// A mount that is ended by dropping it.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {
@@ -382,6 +382,23 @@ async fn an_empty_file_that_the_kernel_copied_up_keeps_its_time_when_it_is_opene
     let opened = fs.open(ino, WRITE).await.expect("opened");
     fs.release(ino, opened.fh).await.expect("released");
     assert_eq!(find(&fs, "f").await.mtime.secs, 1_000_000_000);
+}
+
+#[tokio::test]
+async fn a_program_that_runs_is_not_truncated() {
+    let lab = Lab::new();
+    let fs = mount_as(&lab, &[lab.file("f", b"program")], Form::User);
+    let ino = find(&fs, "f").await.ino;
+    let run = OpenFlags { read: true, execute: true, ..OpenFlags::default() };
+    let programs = [fs.open(ino, run).await.expect("run"), fs.open(ino, run).await.expect("run")];
+    // The kernel refuses whatever asks for the right to write.
+    let truncate = OpenFlags { read: true, truncate: true, ..OpenFlags::default() };
+    for program in programs {
+        assert_eq!(fs.open(ino, truncate).await.expect_err("busy").kind(), ErrorKind::TextBusy);
+        fs.release(ino, program.fh).await.expect("ended");
+    }
+    fs.open(ino, truncate).await.expect("truncated");
+    assert_eq!(find(&fs, "f").await.size, 0);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use support::{Lab, key_of, list};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
+    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
 
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
     mount_as(Mode::ReadOnly, lab, entries)

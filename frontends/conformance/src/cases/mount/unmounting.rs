@@ -34,7 +34,7 @@ cases! { Mount "unmounting":
 const PAGE: usize = 4096;
 
 const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
+    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
 
 fn a_busy_mount_is_not_unmounted(rig: &Rig<'_>) {
     let mounted = rig.memfs(MemFsOptions::default());

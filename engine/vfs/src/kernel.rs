@@ -6,11 +6,13 @@
 //! - [`mount`], or [`check`] and [`helper_options`]: from a directory and options to a mount, as root or through `fusermount3`;
 //! - [`Mounted`]: one mount in the mount table, found and unmounted without touching others on the same path;
 //! - [`Served`]: the [`Mount`](crate::Mount) of a frontend, made of a [`Mounted`] and a [`Notifier`];
+//! - [`drop_privileges`]: what becomes of set-user-ID when a file is changed;
 //! - [`raw`]: the kernel's raw numbers in the words of the contract;
 //! - [`errno`]: the one place where a failed call is logged.
 
 mod mounted;
 mod mounting;
+mod privileges;
 pub mod raw;
 mod served;
 
@@ -18,6 +20,7 @@ use rustix::io::Errno;
 
 pub use mounted::{Mounted, Unmounting};
 pub use mounting::{check, helper_options, mount};
+pub use privileges::drop_privileges;
 pub use served::{Notifier, Served};
 
 use crate::{Error, Ino};

@@ -95,7 +95,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -121,11 +121,22 @@ impl Filesystem for Adapter {
             ctime: ctime.map(convert::time),
         };
         let fh = fh.map(|fh| Fh(fh.0));
+        let is_given_away = uid.is_some() || gid.is_some();
+        let drops = if is_given_away {
+            self.agreed().drops_privileges
+        } else {
+            size.is_some() && self.drops(request)
+        };
         self.serve(
             "setattr",
             ino,
             reply,
-            |vfs| async move { vfs.setattr(convert::ino(ino), fh, changes).await },
+            |vfs| async move {
+                if drops {
+                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
+                }
+                vfs.setattr(convert::ino(ino), fh, changes).await
+            },
             attributes,
         );
     }
@@ -254,16 +265,23 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.agreed().no_open {
             return reply.error(Errno::ENOSYS);
         }
         let shared = self.shared();
+        let flags = raw::open_flags(flags.0.cast_unsigned());
+        let drops = flags.truncate && self.drops(request);
         self.serve(
             "open",
             ino,
             reply,
-            |vfs| async move { vfs.open(convert::ino(ino), raw::open_flags(flags.0.cast_unsigned())).await },
+            |vfs| async move {
+                if drops {
+                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
+                }
+                vfs.open(convert::ino(ino), flags).await
+            },
             move |reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
@@ -339,17 +357,24 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let data = Bytes::copy_from_slice(data);
+        let drops =
+            self.agreed().drops_privileges && write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.serve(
             "write",
             ino,
             reply,
-            |vfs| async move { vfs.write(convert::ino(ino), Fh(fh.0), offset, data).await },
+            |vfs| async move {
+                if drops {
+                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
+                }
+                vfs.write(convert::ino(ino), Fh(fh.0), offset, data).await
+            },
             ReplyWrite::written,
         );
     }
@@ -563,7 +588,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -572,11 +597,17 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = raw::fallocate_mode(mode.cast_unsigned());
+        let drops = self.drops(request);
         self.serve(
             "fallocate",
             ino,
             reply,
-            |vfs| async move { vfs.fallocate(convert::ino(ino), Fh(fh.0), offset, len, mode?).await },
+            |vfs| async move {
+                if drops {
+                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
+                }
+                vfs.fallocate(convert::ino(ino), Fh(fh.0), offset, len, mode?).await
+            },
             done,
         );
     }
@@ -605,7 +636,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         from: INodeNo,
         from_fh: FileHandle,
         from_offset: u64,
@@ -618,11 +649,15 @@ impl Filesystem for Adapter {
     ) {
         let source = FileRange { ino: convert::ino(from), fh: Fh(from_fh.0), offset: from_offset };
         let target = FileRange { ino: convert::ino(to), fh: Fh(to_fh.0), offset: to_offset };
+        let drops = self.drops(request);
         self.serve(
             "copy_file_range",
             from,
             reply,
             |vfs| async move {
+                if drops {
+                    kernel::drop_privileges(&*vfs, target.ino).await?;
+                }
                 let copied = vfs.copy_file_range(source, target, len.min(kernel::MAX_COPY)).await?;
                 u32::try_from(copied).map_err(|error| Error::new(ErrorKind::Io, error))
             },

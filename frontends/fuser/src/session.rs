@@ -10,7 +10,7 @@ use aysfs_vfs::kernel::{self, raw};
 use aysfs_vfs::{Error, Fh, Ino, KernelCache, MountOptions, Opened, Passthrough, Result, Vfs, drive};
 use fuser::{
     BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) vfs: Arc<dyn Vfs>,
     runtime: Handle,
     wants_passthrough: bool,
+    suid: bool,
     agreed: OnceLock<Agreed>,
     backings: Backings,
     _alive: watch::Sender<()>,
@@ -48,6 +49,9 @@ pub(crate) struct Agreed {
     /// The umask is left to the filesystem.
     umask_is_ours: bool,
     passthrough: bool,
+    /// What lends the rights of a file's owner is taken from it here when it is changed. Otherwise the kernel does it, and asks
+    /// for an extended attribute before each write.
+    pub(crate) drops_privileges: bool,
 }
 
 impl Adapter {
@@ -64,6 +68,7 @@ impl Adapter {
         let allowed = options.passthrough == Passthrough::Auto && privileged;
         let shared = Shared {
             wants_passthrough: allowed && caps.backing_files && !caps.stateless,
+            suid: options.suid,
             vfs,
             runtime,
             agreed: OnceLock::new(),
@@ -102,6 +107,8 @@ impl Adapter {
             no_opendir: caps.stateless && ask(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
             umask_is_ours: caps.posix_acl && ask(InitFlags::FUSE_POSIX_ACL) && ask(InitFlags::FUSE_DONT_MASK),
             passthrough: self.0.wants_passthrough && ask(InitFlags::FUSE_PASSTHROUGH),
+            // Of writes that pass through we know nothing. Where such bits have an effect the kernel keeps an eye on them.
+            drops_privileges: !caps.stateless && !self.0.suid && ask(InitFlags::FUSE_HANDLE_KILLPRIV_V2),
         };
         let limits = [
             config.set_max_write(MAX_WRITE).err(),
@@ -110,6 +117,12 @@ impl Adapter {
         ];
         debug_assert_eq!(limits, [None; 3], "constants within fuser's limits");
         self.0.agreed.get_or_init(|| agreed);
+    }
+
+    /// Whether a change of content that `request` asks for takes privileges from the file. Root keeps them, as whoever has
+    /// `CAP_FSETID` does.
+    pub(crate) fn drops(&self, request: &Request) -> bool {
+        self.agreed().drops_privileges && request.uid() != 0
     }
 
     /// The umask that is left to apply.

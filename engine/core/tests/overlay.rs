@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use aysfs_engine::{AysFs, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Overlay, Upper};
 use aysfs_flist::{Entry as ListEntry, Kind};
 use aysfs_store::fault::{Gate, Trouble};
 use aysfs_vfs::{
@@ -16,14 +16,20 @@ use aysfs_vfs::{
 use bytes::Bytes;
 use support::Lab;
 
-const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false };
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    truncate: false,
+    exclusive: false,
+    direct: false,
+    passthrough: false,
+};
 const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 
 /// Shows a base with the local changes of the lab.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Mount {
-    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors(), Mode::ReadOnly);
+    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors());
     let upper = Upper::open(lab.dir.path(), Path::new("/mnt")).expect("free");
     Mount(Arc::new(Overlay::new(lower, upper).expect("a root")))
 }

@@ -284,7 +284,12 @@ impl Cache {
     }
 
     /// Gives a verified file its name; if the directory does not take it, it is used without one.
-    fn publish(&self, content: &Content, file: &PartialFile, plain: ContentId) -> Result<Arc<VerifiedFile>, Reason> {
+    fn publish(
+        &self,
+        content: &Content,
+        file: &PartialFile,
+        plain: ContentId,
+    ) -> Result<Arc<VerifiedFile>, Reason> {
         let file = match self.disk.publish(file, &content.id, plain) {
             Ok(file) => {
                 if self.disk.works() {

@@ -252,7 +252,8 @@ pub struct Opened {
     pub cache: KernelCache,
     /// A local file whose bytes are, and stay, exactly those of this inode. A frontend that can do FUSE
     /// passthrough hands it to the kernel, which then reads (and writes, if it is open for that) without a
-    /// message; one that cannot ignores it. All opens of one inode at one time carry the same file or none.
+    /// message; one that cannot ignores it. All opens of one inode at one time carry the same file or none. The kernel opens
+    /// it anew for each handle, with the flags of that handle: it need not be open for writing here.
     pub backing: Option<Arc<File>>,
 }
 
@@ -291,6 +292,8 @@ pub struct OpenFlags {
     pub exclusive: bool,
     /// `O_DIRECT`: the caller wants no page cache.
     pub direct: bool,
+    /// Not of the caller, but of the frontend: a backing file would not be in vain ([`Opened::backing`]).
+    pub passthrough: bool,
 }
 
 /// What `setattr` changes; `None` leaves a value as it is.

@@ -259,11 +259,12 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let shared = self.shared();
+        let flags = shared.open_flags(flags.0);
         self.serve(
             "open",
             ino,
             reply,
-            |vfs| async move { vfs.open(convert::ino(ino), raw::open_flags(flags.0.cast_unsigned())).await },
+            |vfs| async move { vfs.open(convert::ino(ino), flags).await },
             move |reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
@@ -287,12 +288,12 @@ impl Filesystem for Adapter {
         let caller = convert::caller(request, self.umask(umask));
         let name = convert::name(name);
         let shared = self.shared();
+        let flags = shared.open_flags(flags);
         self.serve(
             "create",
             parent,
             reply,
             |vfs| async move {
-                let flags = raw::open_flags(flags.cast_unsigned());
                 vfs.create(caller, convert::ino(parent), &name?, raw::perm(mode), flags).await
             },
             move |reply, Created { entry, opened }| {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aysfs_store::Lent;
 use aysfs_vfs::{Fh, Ino, Name};
 
 use super::tree::Found;
@@ -36,6 +37,8 @@ struct OpenFile {
     file: Option<UpperFile>,
     /// What the kernel reads and writes by itself: decided by the first open, for all of them.
     backing: Option<Arc<File>>,
+    /// What says that it may: of a file that was in the base when it was opened.
+    lent: Option<Arc<Lent>>,
 }
 
 /// A descriptor of a file of the upper.
@@ -47,16 +50,13 @@ pub(super) struct UpperFile {
 }
 
 impl OpenFiles {
-    /// Counts a handle of a file of the base; the first decides on the backing file.
-    pub(super) fn open_base(
-        &self,
-        ino: Ino,
-        backing: impl FnOnce() -> Option<Arc<File>>,
-    ) -> Option<Arc<File>> {
+    /// Counts a handle of a file of the base; the first decides whether it passes through.
+    pub(super) fn open_base(&self, ino: Ino, lend: impl FnOnce() -> Option<Arc<Lent>>) -> Option<Arc<File>> {
         let mut files = lock(&self.files);
         let open = files.entry(ino).or_default();
         if open.handles == 0 {
-            open.backing = backing();
+            open.lent = lend();
+            open.backing = open.lent.as_ref().map(|lent| lent.file().clone());
         }
         open.handles += 1;
         open.backing.clone()
@@ -86,6 +86,11 @@ impl OpenFiles {
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {
         lock(&self.files).contains_key(&ino) || lock(&self.directories).handles.contains_key(&ino)
+    }
+
+    /// The cached file that the handles of a file of the base pass through to.
+    pub(super) fn lent(&self, ino: Ino) -> Option<Arc<Lent>> {
+        lock(&self.files).get(&ino)?.lent.clone()
     }
 
     /// The descriptor of an open file of the upper.

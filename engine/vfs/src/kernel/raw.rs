@@ -78,6 +78,7 @@ pub fn open_flags(raw: u32) -> OpenFlags {
         truncate: flags.contains(OFlags::TRUNC),
         exclusive: flags.contains(OFlags::EXCL),
         direct: flags.contains(OFlags::DIRECT),
+        passthrough: false,
     }
 }
 

@@ -168,6 +168,9 @@ fn sizes(tree: &Path) {
     {
         write(tree.join(format!("size-{size}")), &content(size));
     }
+    for twin in ["twin-1", "twin-2"] {
+        write(tree.join(twin), &content(200_000));
+    }
     let sparse = File::create(tree.join("sparse")).expect("a file");
     for offset in [64 << 10, 1 << 20, 30 << 20] {
         sparse.write_all_at(&content(5000), offset).expect("some data");
@@ -262,6 +265,7 @@ fn programs(tree: &Path) {
     fs::create_dir(tree.join("bin")).expect("a directory");
     for (from, to, mode) in [
         ("/bin/true", "bin/true", 0o755),
+        ("/bin/cat", "bin/cat", 0o755),
         ("/usr/bin/id", "bin/id", 0o755),
         ("/usr/bin/id", "bin/setuid-id", 0o4755),
     ] {

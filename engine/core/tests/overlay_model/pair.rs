@@ -134,7 +134,7 @@ fn set_by_somebody(time: Time) -> Option<Time> {
 
 fn flags(access: Access) -> OpenFlags {
     let Access { read, write, truncate } = access;
-    OpenFlags { read, write, truncate, ..OpenFlags::default() }
+    OpenFlags { read, write, truncate, passthrough: true, ..OpenFlags::default() }
 }
 
 impl Pair {

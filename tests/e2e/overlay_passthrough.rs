@@ -132,11 +132,16 @@ fn files_of_the_base_are_read_without_a_message_before_and_after_they_are_writte
     expected[PAGE..2 * PAGE].fill(7);
     assert!(mapping[..] == expected && fs::read(&path).expect("read") == expected);
     let writer = OpenOptions::new().read(true).write(true).open(&path).expect("opened");
-    let before = answers(&mounted.daemon);
-    for number in 0..PAGES {
-        writer.write_all_at(&[9; PAGE], (number * PAGE) as u64).expect("written");
-    }
-    assert!(answers(&mounted.daemon) - before < PAGES as u64 / 2, "each write was a message");
+    let new = File::create(mounted.point.join("new")).expect("made");
+    let [ours, others] = [&writer, &new].map(|file| {
+        let before = answers(&mounted.daemon);
+        for number in 0..PAGES {
+            file.write_all_at(&[9; PAGE], (number * PAGE) as u64).expect("written");
+        }
+        answers(&mounted.daemon) - before
+    });
+    // The kernel may ask for something else before each write.
+    assert!(ours < others + PAGES as u64 / 2, "{ours} messages, and {others} for a new file");
     assert!(mapping.iter().all(|byte| *byte == 9));
     assert!(messages(&mounted.daemon, &reader) < PAGES as u64 / 2);
     assert!(fs::read(place.cached("f0")).expect("cached") == place.content(0), "the cache has what it had");

@@ -145,7 +145,7 @@ fn files_of_the_base_are_read_without_a_message_before_and_after_they_are_writte
     assert!(mapping.iter().all(|byte| *byte == 9));
     assert!(messages(&mounted.daemon, &reader) < PAGES as u64 / 2);
     assert!(fs::read(place.cached("f0")).expect("cached") == place.content(0), "the cache has what it had");
-    drop((reader, mapping, writer));
+    drop((reader, mapping, writer, new));
     mounted.stop();
 }
 

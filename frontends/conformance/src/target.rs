@@ -104,7 +104,8 @@ impl Target {
                 Files::MemFs => true,
                 Files::AysFs | Files::Nowhere => false,
             },
-            Check::Read(_) => holds_sample,
+            // A copy is there to test those that change it, and is not mounted as the others are.
+            Check::Read(_) => holds_sample && self.name != COPY_OF_SAMPLE.name,
             Check::Change(_) => holds_sample && self.changes == Changes::Allowed,
             Check::Refuse(_) => holds_sample && self.changes != Changes::Allowed,
             Check::Mount { .. } => self.files == Files::Nowhere,

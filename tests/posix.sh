@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs pjdfstest and fsx on each frontend: what POSIX says about names, permissions and times, and random reads and writes
-# by every way there is. As root; `make posix` installs what it needs.
+# Runs pjdfstest and fsx on each frontend, in the modes that can be written to, and on a filesystem in memory: what POSIX says
+# about names, permissions and times, and random reads and writes by every way there is. As root; `make posix` installs what
+# it needs.
 #
 #   tests/posix.sh [ROUNDS [FRONTEND...]]      # rounds of fsx, 20000 operations each, default 1; frontends, default all
 #
-# fsx keeps its mappings, and each truncate looks at all of them: several short rounds find more than a long one.
+# In every second round, fsx works on the content of a file of the base, in the others it truncates that file first. It keeps
+# its mappings, and each truncate looks at all of them: several short rounds find more than a long one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,17 +27,55 @@ cleanup() {
 trap cleanup EXIT
 mkdir "$mnt"
 chmod 755 "$lab"
+built=${CARGO_TARGET_DIR:-target}/debug
 
-# Serves a fresh filesystem in memory through a frontend.
-memfs() { # frontend
-    "${CARGO_TARGET_DIR:-target}/debug/examples/memfs-$1" "$mnt" &
+# A base with a file for fsx, as long as it can get there.
+prepare() {
+    cargo build --locked --quiet
+    mkdir -p "$lab/tree" "$lab/stor"
+    chmod 777 "$lab/tree"
+    head -c 262144 /dev/urandom >"$lab/tree/file"
+    "$built/aysfs" pack "$lab/tree" -o "$lab/flist" --stor "file://$lab/stor" >"$lab/log" || { cat "$lab/log"; exit 1; }
+}
+
+# Starts what serves a fresh filesystem: one in memory, or a mount without local changes.
+start() { # filesystem, frontend
+    case $1 in
+    memory) "$built/examples/memfs-$2" "$mnt" & ;;
+    OL | RW)
+        rm -rf "$lab/backend"
+        cat >"$lab/config.toml" <<EOF
+[[mount]]
+path = "$mnt"
+backend = "main"
+mode = "$1"
+$([ "$1" = RW ] || echo "flist = \"$lab/flist\"")
+suid = true
+dev = true
+
+[backend.main]
+path = "$lab/backend"
+lib = "$2"
+stor = "local"
+upload = false
+
+[stor.local]
+url = "file://$lab/stor"
+EOF
+        "$built/aysfs" -config "$lab/config.toml" --log-level 1 &
+        ;;
+    esac
     server=$!
+}
+
+fresh() { # filesystem, frontend
+    start "$@"
     for _ in $(seq 200); do
         mountpoint -q "$mnt" && { chmod 777 "$mnt"; return; }
         kill -0 "$server" 2>/dev/null || break
         sleep 0.05
     done
-    echo "posix: memfs was not mounted through $1" >&2
+    echo "posix: $1 was not mounted through $2" >&2
     return 1
 }
 
@@ -58,19 +98,24 @@ run() { # what, command: shows its output only if it fails
     fi
 }
 
+prepare
 for frontend; do
     # Examples of the same name would overwrite each other.
     cargo build --locked --quiet -p "aysfs-frontend-$frontend" --example memfs
-    target=${CARGO_TARGET_DIR:-target}/debug/examples
-    cp "$target/memfs" "$target/memfs-$frontend"
-    echo "memfs through $frontend"
-    memfs "$frontend"
-    run pjdfstest pjdfstest -c tests/posix/pjdfstest.toml -p "$mnt" -s "$other"
-    unmounted
-    for seed in $(seq 7 $((6 + rounds))); do
-        memfs "$frontend"
-        run "fsx, seed $seed" fsx -f tests/posix/fsx.toml -N 20000 -S "$seed" -P "$lab" "$mnt/file"
+    cp "$built/examples/memfs" "$built/examples/memfs-$frontend"
+    for filesystem in memory OL RW; do
+        echo "$filesystem through $frontend"
+        fresh "$filesystem" "$frontend"
+        run pjdfstest pjdfstest -c tests/posix/pjdfstest.toml -p "$mnt" -s "$other"
         unmounted
+        for seed in $(seq 7 $((6 + rounds))); do
+            settings=fsx
+            # A file of the base that is not truncated is one of fixed size.
+            [ "$filesystem" != OL ] || [ $((seed % 2)) = 0 ] || settings=fsx-content
+            fresh "$filesystem" "$frontend"
+            run "$settings, seed $seed" fsx -f "tests/posix/$settings.toml" -N 20000 -S "$seed" -P "$lab" "$mnt/file"
+            unmounted
+        done
     done
 done
 exit $failed

@@ -24,6 +24,7 @@ const READ: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
     direct: false,
+    execute: false,
     passthrough: false,
 };
 const WRITE: OpenFlags = OpenFlags { write: true, ..READ };

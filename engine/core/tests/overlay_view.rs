@@ -22,6 +22,7 @@ const READ: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
     direct: false,
+    execute: false,
     passthrough: false,
 };
 const WRITE: OpenFlags = OpenFlags {
@@ -30,6 +31,7 @@ const WRITE: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
     direct: false,
+    execute: false,
     passthrough: false,
 };
 
@@ -394,6 +396,23 @@ async fn an_empty_file_that_the_kernel_copied_up_keeps_its_time_when_it_is_opene
     let opened = fs.open(ino, WRITE).await.expect("opened");
     fs.release(ino, opened.fh).await.expect("released");
     assert_eq!(find(&fs, "f").await.mtime.secs, 1_000_000_000);
+}
+
+#[tokio::test]
+async fn a_program_that_runs_is_not_truncated() {
+    let lab = Lab::new();
+    let fs = mount_as(&lab, &[lab.file("f", b"program")], Form::User);
+    let ino = find(&fs, "f").await.ino;
+    let run = OpenFlags { read: true, execute: true, ..OpenFlags::default() };
+    let programs = [fs.open(ino, run).await.expect("run"), fs.open(ino, run).await.expect("run")];
+    // The kernel refuses whatever asks for the right to write.
+    let truncate = OpenFlags { read: true, truncate: true, ..OpenFlags::default() };
+    for program in programs {
+        assert_eq!(fs.open(ino, truncate).await.expect_err("busy").kind(), ErrorKind::TextBusy);
+        fs.release(ino, program.fh).await.expect("ended");
+    }
+    fs.open(ino, truncate).await.expect("truncated");
+    assert_eq!(find(&fs, "f").await.size, 0);
 }
 
 #[tokio::test]

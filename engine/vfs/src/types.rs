@@ -292,6 +292,9 @@ pub struct OpenFlags {
     pub exclusive: bool,
     /// `O_DIRECT`: the caller wants no page cache.
     pub direct: bool,
+    /// A program is started from it (`__FMODE_EXEC`): it must not be written to until this handle is released. The kernel sees
+    /// to that (`ETXTBSY`), but for one way: `O_TRUNC` without a right to write is with us before the kernel looks.
+    pub execute: bool,
     /// Not of the caller, but of the frontend: a backing file would not be in vain ([`Opened::backing`]).
     pub passthrough: bool,
 }

@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 
 use super::at::At;
-use super::marks::Mark;
+use super::marks::{Mark, kept_device, number};
 use super::stage::Staged;
 use super::tree::{Child, Data, Found, Origin, Place, Tree, Where, open_path};
 use super::{World, access};
@@ -456,17 +456,8 @@ fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result
                 FileKind::Regular => (FileType::RegularFile, 0),
                 FileKind::Fifo => (FileType::Fifo, 0),
                 FileKind::Socket => (FileType::Socket, 0),
-                FileKind::CharDevice(device) => {
-                    let number = rustix::fs::makedev(device.major, device.minor);
-                    if number == 0 {
-                        // It would be a whiteout.
-                        return Err(ErrorKind::NotPermitted.into());
-                    }
-                    (FileType::CharacterDevice, number)
-                }
-                FileKind::BlockDevice(device) => {
-                    (FileType::BlockDevice, rustix::fs::makedev(device.major, device.minor))
-                }
+                FileKind::CharDevice(device) => (FileType::CharacterDevice, kept_device(*device)?),
+                FileKind::BlockDevice(device) => (FileType::BlockDevice, number(*device)),
                 FileKind::Directory | FileKind::Symlink => return Err(ErrorKind::Invalid.into()),
             };
             mknodat(directory, name, kind, mode, device)?;

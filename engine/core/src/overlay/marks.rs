@@ -4,12 +4,35 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use aysfs_vfs::Result;
-use rustix::fs::{FileType, Mode, Stat, XattrFlags, fremovexattr, fsetxattr, mknodat};
+use aysfs_vfs::{Device, ErrorKind, Result};
+use rustix::fs::{Dev, FileType, Mode, Stat, XattrFlags, fremovexattr, fsetxattr, makedev, mknodat};
 use rustix::io::Errno;
 
 use super::at::At;
 use super::upper::Upper;
+
+/// As what a character device 0:0 is kept that is no whiteout, though it has the number of one. The kernel's overlayfs refuses
+/// to make such a device; programs that unpack archives do make it. Major number 0 belongs to no driver.
+const ZERO_DEVICE: Device = Device { major: 0, minor: (1 << 20) - 1 };
+
+/// The number under which the upper keeps a character device.
+pub(super) fn kept_device(device: Device) -> Result<Dev> {
+    match device {
+        Device { major: 0, minor: 0 } => Ok(number(ZERO_DEVICE)),
+        ZERO_DEVICE => Err(ErrorKind::NotPermitted.into()),
+        device => Ok(number(device)),
+    }
+}
+
+/// The device that programs see.
+pub(super) fn shown_device(device: Device) -> Device {
+    if device == ZERO_DEVICE { Device { major: 0, minor: 0 } } else { device }
+}
+
+/// A device number as the kernel takes it.
+pub(super) fn number(device: Device) -> Dev {
+    makedev(device.major, device.minor)
+}
 
 /// Which extended attributes hold the marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +209,17 @@ mod tests {
         for name in ["marked-and-full", "empty", "directory"] {
             assert!(!is_whiteout(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_device_with_the_number_of_a_whiteout_is_kept_under_another() {
+        let device = |major, minor| Device { major, minor };
+        let kept = kept_device(device(0, 0)).expect("it has a place");
+        assert_ne!(kept, 0);
+        assert_eq!(shown_device(device(rustix::fs::major(kept), rustix::fs::minor(kept))), device(0, 0));
+        assert_eq!(kept_device(device(1, 3)).expect("an ordinary one"), makedev(1, 3));
+        assert_eq!(shown_device(device(1, 3)), device(1, 3));
+        assert_eq!(kept_device(ZERO_DEVICE).expect_err("it is taken").kind(), ErrorKind::NotPermitted);
     }
 
     #[test]

@@ -35,6 +35,8 @@ struct OpenFile {
     handles: u64,
     /// In the upper; nothing while it is read from the base.
     file: Option<UpperFile>,
+    /// How many of them are of programs that run from it.
+    running: u64,
     /// What the kernel reads and writes by itself: decided by the first open, for all of them.
     backing: Option<Arc<File>>,
     /// What says that it may: of a file that was in the base when it was opened.
@@ -82,6 +84,24 @@ impl OpenFiles {
         open.handles += 1;
         open.file = Some(file);
         Ok(open.backing.clone())
+    }
+
+    /// A handle that was counted is one of a program that runs from the file.
+    pub(super) fn run(&self, ino: Ino) {
+        if let Some(open) = lock(&self.files).get_mut(&ino) {
+            open.running += 1;
+        }
+    }
+
+    pub(super) fn is_running(&self, ino: Ino) -> bool {
+        lock(&self.files).get(&ino).is_some_and(|open| open.running > 0)
+    }
+
+    /// Such a handle is about to be released.
+    pub(super) fn stop(&self, ino: Ino) {
+        if let Some(open) = lock(&self.files).get_mut(&ino) {
+            open.running -= 1;
+        }
     }
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {

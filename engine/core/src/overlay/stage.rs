@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::World;
 use super::at::At;
-use super::marks::{Form, Mark};
+use super::marks::{Form, Mark, kept_device, number};
 use crate::base::{damaged, file_kind};
 use crate::copy::copy_segment;
 
@@ -93,12 +93,10 @@ impl World {
             FileKind::Fifo => Ok(mknodat(work, name, FileType::Fifo, private, 0)?),
             FileKind::Socket => Ok(mknodat(work, name, FileType::Socket, private, 0)?),
             FileKind::CharDevice(device) => {
-                let number = rustix::fs::makedev(device.major, device.minor);
-                Ok(mknodat(work, name, FileType::CharacterDevice, private, number)?)
+                Ok(mknodat(work, name, FileType::CharacterDevice, private, kept_device(device)?)?)
             }
             FileKind::BlockDevice(device) => {
-                let number = rustix::fs::makedev(device.major, device.minor);
-                Ok(mknodat(work, name, FileType::BlockDevice, private, number)?)
+                Ok(mknodat(work, name, FileType::BlockDevice, private, number(device))?)
             }
         })?;
         self.dress(of, &staged.at())?;

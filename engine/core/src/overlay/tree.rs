@@ -20,6 +20,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 use super::World;
 use super::adopt::Claim;
 use super::at::At;
+use super::marks::shown_device;
 use crate::base::{Base, damaged};
 
 /// How many directories of the upper are kept open.
@@ -604,7 +605,7 @@ fn attr_of(ino: Ino, stat: &Stat) -> Result<Attr> {
         FileType::Symlink => FileKind::Symlink,
         FileType::Fifo => FileKind::Fifo,
         FileType::Socket => FileKind::Socket,
-        FileType::CharacterDevice => FileKind::CharDevice(device),
+        FileType::CharacterDevice => FileKind::CharDevice(shown_device(device)),
         FileType::BlockDevice => FileKind::BlockDevice(device),
         FileType::Unknown => return Err(ErrorKind::Io.into()),
     };

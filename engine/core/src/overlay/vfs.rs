@@ -29,6 +29,9 @@ use crate::base::Base;
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
 
+/// The handle of a program that runs. All others of files are alike.
+const RUNNING: Fh = Fh(1);
+
 /// Where content is that is not in the upper.
 enum Source {
     Base(Ino),
@@ -303,7 +306,15 @@ impl Vfs for Overlay {
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         self.0.is_in_upper(&self.0.tree(), ino)?;
         if !flags.write && !flags.truncate {
-            return self.0.opened(ino, flags);
+            let opened = self.0.opened(ino, flags)?;
+            if flags.execute {
+                self.0.open.run(ino);
+                return Ok(Opened { fh: RUNNING, ..opened });
+            }
+            return Ok(opened);
+        }
+        if !flags.write && self.0.open.is_running(ino) {
+            return Err(ErrorKind::TextBusy.into());
         }
         let _turn = self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
         let opened = self.0.opened(ino, flags)?;
@@ -387,7 +398,10 @@ impl Vfs for Overlay {
         blocking(move || Ok(if data_only { file.sync_data() } else { file.sync_all() }?)).await
     }
 
-    async fn release(&self, ino: Ino, _fh: Fh) -> Result<()> {
+    async fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
+        if fh == RUNNING {
+            self.0.open.stop(ino);
+        }
         self.0.release(ino);
         Ok(())
     }

@@ -68,6 +68,9 @@ pub fn rdev(kind: FileKind) -> u32 {
     }
 }
 
+/// `__FMODE_EXEC` (linux/fs.h): the open of a program that is started.
+const EXECUTE: OFlags = OFlags::from_bits_retain(0o40);
+
 /// The flags of `open` and `create`.
 pub fn open_flags(raw: u32) -> OpenFlags {
     let flags = OFlags::from_bits_retain(raw);
@@ -78,6 +81,7 @@ pub fn open_flags(raw: u32) -> OpenFlags {
         truncate: flags.contains(OFlags::TRUNC),
         exclusive: flags.contains(OFlags::EXCL),
         direct: flags.contains(OFlags::DIRECT),
+        execute: flags.contains(EXECUTE),
         passthrough: false,
     }
 }

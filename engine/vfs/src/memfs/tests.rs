@@ -12,6 +12,7 @@ const READ_WRITE: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
     direct: false,
+    execute: false,
     passthrough: false,
 };
 

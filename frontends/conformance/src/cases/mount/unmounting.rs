@@ -39,6 +39,7 @@ const READ: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
     direct: false,
+    execute: false,
     passthrough: false,
 };
 

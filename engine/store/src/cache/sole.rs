@@ -16,10 +16,10 @@ const F_SETSIG: libc::c_int = 10;
 /// opens the file in between waits that long, or is told `EAGAIN` if he does not want to wait. Where there are no leases the answer is no.
 pub(super) fn is_sole_user(file: &File) -> bool {
     // Who opens it in between has the kernel send a signal, by default one that ends this process.
-    if !fcntl(file, F_SETSIG, IGNORED) || !fcntl(file, libc::F_SETLEASE, libc::F_WRLCK.into()) {
+    if !fcntl(file, F_SETSIG, IGNORED) || !fcntl(file, libc::F_SETLEASE, libc::F_WRLCK) {
         return false;
     }
-    fcntl(file, libc::F_SETLEASE, libc::F_UNLCK.into())
+    fcntl(file, libc::F_SETLEASE, libc::F_UNLCK)
 }
 
 /// A `fcntl` whose argument is a number.
@@ -38,7 +38,7 @@ mod tests {
         let named = tempfile::NamedTempFile::new().expect("a file");
         let open = || File::open(named.path()).expect("opened");
         named.as_file().set_len(4096).expect("resized");
-        let (file, _) = (open(), ());
+        let file = open();
         assert!(!is_sole_user(&file), "who made it can write to it");
         let path = named.into_temp_path();
         assert!(is_sole_user(&file) && is_sole_user(&file));

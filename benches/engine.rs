@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use aysfs_engine::{AysFs, Base, Mode};
+use aysfs_engine::{AysFs, Base};
 use aysfs_flist::{
     Content as Listed, Dialect, Entry as ListEntry, Header, Index, Kind, ObjectKey, ParseOptions, Timestamp,
     Writer,
@@ -80,7 +80,7 @@ impl Mount {
         let cache = Cache::open(&dir.join("cache"), CacheOptions::default()).expect("a cache");
         let sources = Arc::new(Mirror::new(Arc::new(store), []));
         let base = Base::new(index).expect("no packs");
-        let vfs = Arc::new(AysFs::new(base, cache.clone(), sources.clone(), Mode::ReadOnly));
+        let vfs = Arc::new(AysFs::new(base, cache.clone(), sources.clone()));
 
         let find = |parent, name: &str| match now(vfs.lookup(parent, &name_of(name))) {
             Ok(Lookup::Found(entry)) => entry.attr.ino,

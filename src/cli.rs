@@ -142,6 +142,19 @@ pub(crate) enum Mode {
     Overlay,
 }
 
+impl Mode {
+    /// All modes.
+    pub(crate) const ALL: [Self; 2] = [Self::ReadOnly, Self::Overlay];
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "RO",
+            Self::Overlay => "OL",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct UmountArgs {
     /// Mount point.
@@ -304,8 +317,9 @@ pub(crate) struct BenchServeArgs {
     /// FUSE library.
     pub(crate) lib: Lib,
 
-    /// What is mounted.
-    pub(crate) serves: String,
+    /// Mode to mount in.
+    #[arg(ignore_case = true, value_enum)]
+    pub(crate) mode: Mode,
 
     /// Directory of the data.
     pub(crate) dir: PathBuf,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper, UpperError};
+use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
@@ -134,10 +134,10 @@ async fn prepare_one(
 /// What the kernel is to see of a base.
 fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> Result<Arc<dyn Vfs>, UpperError> {
     if plan.options.read_only {
-        return Ok(Arc::new(AysFs::new(base, cache, stors, Mode::ReadOnly)));
+        return Ok(Arc::new(AysFs::new(base, cache, stors)));
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
-    Ok(Arc::new(Overlay::new(AysFs::new(base, cache, stors, Mode::ReadOnly), upper)?))
+    Ok(Arc::new(Overlay::new(AysFs::new(base, cache, stors), upper)?))
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.

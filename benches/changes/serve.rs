@@ -51,13 +51,7 @@ pub(crate) fn serve(arguments: Vec<String>) {
     };
     let (backend, point) = (Path::new(&backend), Path::new(&point));
     Runtime::new().expect("a runtime").block_on(async {
-        let base = packed::filesystem(
-            Path::new(&flist),
-            stor.parse().expect("a URL"),
-            backend,
-            aysfs_engine::Mode::ReadOnly,
-        )
-        .await;
+        let base = packed::filesystem(Path::new(&flist), stor.parse().expect("a URL"), backend).await;
         let upper = Upper::open(backend, point).expect("a place for changes");
         let fs = Overlay::new(base, upper).expect("a view");
         let options = MountOptions { allow_other: true, ..MountOptions::default() };

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use aysfs_benches::packed;
 use aysfs_benches::server::{self, Server};
-use aysfs_engine::Mode;
 use aysfs_vfs::{Frontend, MountOptions, Passthrough};
 use aysfs_workload::{Machine, Random, source_code};
 use criterion::Criterion;
@@ -219,7 +218,7 @@ fn serve(arguments: Vec<String>) {
     let (data, point) = (Path::new(&data), Path::new(&point));
     Runtime::new().expect("a runtime").block_on(async {
         let (flist, stor, backend) = (data.join("flist"), url(&data.join("stor")), data.join("backend"));
-        let fs = packed::filesystem(&flist, stor, &backend, Mode::Overlay).await;
+        let fs = packed::filesystem(&flist, stor, &backend).await;
         let fs = Arc::new(EachMessage(fs));
         let frontend = if side == format!("{:?}", Side::Ours) { library.ours } else { library.trivial };
         let options =

@@ -16,7 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aysfs_benches::packed;
-use aysfs_engine::Mode;
 use aysfs_store::aydostor::server::{Limits, Server, ServerConfig};
 use aysfs_workload::{Machine, Shape, Stop, Tree, work};
 use tempfile::TempDir;
@@ -24,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use self::serve::Setup;
+use self::serve::{Mode, Setup};
 use self::workload::{Done, Workload};
 
 /// The tree that is measured.
@@ -141,7 +140,7 @@ impl Bench {
         Setup { mode, flist: self.flist(), stor, backend, point }
     }
 
-    /// Local disk, stateless mount, mount with passthrough.
+    /// Local disk, stateless mount, writable mount with passthrough.
     fn compare(&self) {
         let setups = [
             self.setup("stateless", Mode::ReadOnly, self.stor()),

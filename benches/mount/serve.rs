@@ -6,19 +6,27 @@ use std::sync::Arc;
 
 use aysfs_benches::packed;
 use aysfs_benches::server::{self, Server};
-use aysfs_engine::Mode;
+use aysfs_engine::{Overlay, Upper};
 use aysfs_frontend_fuser::Fuser;
-use aysfs_vfs::{Frontend, MountOptions};
+use aysfs_vfs::{Frontend, MountOptions, Vfs};
 use tokio::runtime::{Handle, Runtime};
 use url::Url;
 
 /// The first argument of the process that serves a mount.
 pub(crate) const COMMAND: &str = "serve-a-mount";
 
+/// What may be done with a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is read without messages for open.
+    ReadOnly,
+    /// It can be written, and cached files are passed through.
+    Overlay,
+}
+
 /// What to mount, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    /// Read-only mounts are read without messages for open, others with passthrough.
     pub(crate) mode: Mode,
     /// The flist.
     pub(crate) flist: PathBuf,
@@ -47,9 +55,17 @@ pub(crate) fn serve(arguments: Vec<String>) {
     let mode = modes.into_iter().find(|known| format!("{known:?}") == mode).expect("a mode");
     Runtime::new().expect("a runtime").block_on(async {
         let stor = stor.parse().expect("a URL");
-        let fs = packed::filesystem(Path::new(&flist), stor, Path::new(&backend), mode).await;
-        let options = MountOptions { read_only: true, allow_other: true, ..MountOptions::default() };
-        let mount = Fuser.mount(Arc::new(fs), Path::new(&point), &options, &Handle::current());
+        let fs = packed::filesystem(Path::new(&flist), stor, Path::new(&backend)).await;
+        let fs: Arc<dyn Vfs> = match mode {
+            Mode::ReadOnly => Arc::new(fs),
+            Mode::Overlay => {
+                let upper = Upper::open(Path::new(&backend), Path::new(&point)).expect("local changes");
+                Arc::new(Overlay::new(fs, upper).expect("local changes"))
+            }
+        };
+        let read_only = mode == Mode::ReadOnly;
+        let options = MountOptions { read_only, allow_other: true, ..MountOptions::default() };
+        let mount = Fuser.mount(fs, Path::new(&point), &options, &Handle::current());
         server::serve(mount.expect("a mount")).await;
     });
 }

@@ -5,9 +5,9 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
+use aysfs_engine::AysFs;
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::pack::{self, pack};
-use aysfs_engine::{AysFs, Mode};
 use aysfs_flist::{Dialect, Header, ParseOptions};
 use aysfs_store::{Cache, CacheOptions, Mirror, StorOptions, Store};
 use url::Url;
@@ -32,7 +32,7 @@ pub async fn make(tree: &Path, stor: Url, flist: &Path) {
 }
 
 /// What was packed as a filesystem; `backend` is the directory with its cache.
-pub async fn filesystem(flist: &Path, stor: Url, backend: &Path, mode: Mode) -> AysFs {
+pub async fn filesystem(flist: &Path, stor: Url, backend: &Path) -> AysFs {
     let source = Source::File(flist.into());
     let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() };
     let options = StorOptions::new(stor);
@@ -40,7 +40,7 @@ pub async fn filesystem(flist: &Path, stor: Url, backend: &Path, mode: Mode) -> 
     let deadline = options.deadline;
     let base = load::load(&request, &[options], deadline, backend).await.expect("a flist");
     let cache = Cache::open(&backend.join("cache"), CacheOptions::default()).expect("a cache");
-    AysFs::new(base, cache, Arc::new(Mirror::new(stor, [])), mode)
+    AysFs::new(base, cache, Arc::new(Mirror::new(stor, [])))
 }
 
 fn open(stor: &StorOptions) -> Arc<dyn Store> {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use aysfs_config::{ByteSize, Lib};
-use aysfs_engine::Mode;
 use aysfs_workload::{Shape, Stop, work};
 use indicatif::{HumanBytes, ProgressBar};
 use tracing::info;
@@ -23,9 +22,9 @@ use self::data::Data;
 use self::measure::{Bench, Column};
 use self::report::Report;
 pub(crate) use self::server::serve;
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, Mode};
 use crate::signals::Signals;
-use crate::{Refused, cli, progress};
+use crate::{Refused, progress};
 
 /// How wide the output is where there is no terminal.
 const WIDTH: usize = 120;
@@ -68,11 +67,8 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
 fn plan(args: BenchArgs) -> anyhow::Result<Plan> {
     let libs: Vec<Lib> =
         Lib::ALL.into_iter().filter(|lib| args.lib.is_empty() || args.lib.contains(lib)).collect();
-    let modes: Vec<Mode> = [(cli::Mode::ReadOnly, Mode::ReadOnly), (cli::Mode::Overlay, Mode::Overlay)]
-        .into_iter()
-        .filter(|(word, _)| args.mode.is_empty() || args.mode.contains(word))
-        .map(|(_, mode)| mode)
-        .collect();
+    let modes: Vec<Mode> =
+        Mode::ALL.into_iter().filter(|mode| args.mode.is_empty() || args.mode.contains(mode)).collect();
     let columns = modes.iter().flat_map(|mode| libs.iter().map(|lib| Column { lib: *lib, mode: *mode }));
     let ByteSize(large) = args.size;
     if large < work::PAGE as u64 {

@@ -13,6 +13,7 @@ mod lifecycle;
 mod overlay_crash;
 mod overlay_full;
 mod overlay_judge;
+mod overlay_passthrough;
 mod overlay_state;
 mod roundtrip;
 mod sharing;

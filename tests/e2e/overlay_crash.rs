@@ -12,7 +12,7 @@ mod load;
 mod model;
 mod op;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -120,7 +120,15 @@ impl Arena {
         for register in 0..REGISTERS / 2 {
             fs::write(shared.join(name_of(register)), tree::noise(register as u64, 70_000)).expect("a file");
         }
+        // Nobody touches these, and some have the content of what everybody changes.
         grow(&source.join("frozen"), 99, (0, 0));
+        for number in 0..WORKERS.len() {
+            for name in ["f2", "a/f0", "a/f2", "b/f0", "a/c/f1", "b/new/f1"] {
+                let twin =
+                    source.join("frozen").join(format!("{}-{}", worker(number), name.replace('/', "-")));
+                fs::copy(source.join(worker(number)).join(name), twin).expect("a copy");
+            }
+        }
         let stor = Stor::start(&lab.dir("stor"));
         let flist = pack(&lab, &source, &stor.url(), "v2");
         Self { disk, stor, flist, source, lab }
@@ -128,6 +136,17 @@ impl Arena {
 
     fn mount(&self, lib: &str) -> Mounted {
         Mounted::with(&self.lab, &self.flist, &self.stor.url(), &["--mode", "OL", "--lib", lib])
+    }
+
+    /// No file is the cache's and a local change at the same time.
+    fn assert_nothing_shared(&self) {
+        let inodes = |directory: &str| {
+            let files = walkdir::WalkDir::new(self.lab.path("cache").join(directory)).into_iter();
+            let files = files.map(|entry| entry.expect("it can be listed").metadata().expect("there"));
+            files.filter(fs::Metadata::is_file).map(|meta| meta.ino()).collect::<BTreeSet<_>>()
+        };
+        let shared: Vec<_> = inodes("cache").intersection(&inodes("upper")).copied().collect();
+        assert!(shared.is_empty(), "{shared:?} are in the cache and in the upper directory");
     }
 
     /// Starts a mount, and kills it before anybody knows how far it got.
@@ -201,7 +220,7 @@ impl<'a> Life<'a> {
         }
         let mut start = |kind, name: String, owner| {
             let point = &mounted.point;
-            let journal = self.arena.lab.path(&format!("journal-{name}"));
+            let journal = self.arena.lab.path(&format!("journal-{kind:?}-{name}"));
             let (own, shared) = (point.join(name), point.join("shared"));
             Load { kind, own, shared, journal, owner, seed: rng.u64(..) }.start()
         };
@@ -211,6 +230,10 @@ impl<'a> Life<'a> {
         let owned = owners(&CONTENDERS).into_iter().enumerate();
         let contenders: Vec<_> =
             owned.map(|(number, owner)| start(Kind::Contender, contender(number), owner)).collect();
+        // They read where others write: what passes through is given away under them.
+        let readers: Vec<_> = (0..WORKERS.len())
+            .map(|number| start(Kind::Reader, worker(number), owners(&[(0, 0)])[0]))
+            .collect();
 
         let enough = rng.u64(2_000..120_000);
         wait_for("enough operations", || {
@@ -219,6 +242,7 @@ impl<'a> Life<'a> {
         });
         spin(rng, Duration::from_millis(3));
         kill(&mut mounted);
+        readers.into_iter().for_each(Running::end);
         let records: Vec<_> = workers.into_iter().map(Running::operations).collect();
         let changes: Vec<_> = contenders.into_iter().flat_map(Running::changes).collect();
 
@@ -226,6 +250,7 @@ impl<'a> Life<'a> {
         let left = fs::read_dir(self.arena.directory("work")).expect("the work directory");
         let left: Vec<_> = left.map(|entry| entry.expect("an entry").path()).collect();
         assert!(left.is_empty(), "{left:?} in the work directory");
+        self.arena.assert_nothing_shared();
         let look = |name: &str| view(&mounted.point.join(name)).expect("it can be looked at");
         for (number, records) in records.iter().enumerate() {
             let found = look(&worker(number));

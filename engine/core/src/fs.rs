@@ -15,29 +15,17 @@ use bytes::Bytes;
 
 use crate::base::{self, Base, BaseError, damaged};
 use crate::failures::Failures;
-use crate::opens::Opens;
 
-/// A mount: a base, and the cache that has or fetches its content.
+/// The read-only filesystem: a base, and the cache that has or fetches its content.
 ///
-/// It is read-only, whatever its [`Mode`]. Since nothing changes, the kernel is allowed to believe everything for a day.
+/// It is stateless: since nothing changes, the kernel may read without opening anything, and is allowed to believe
+/// everything for a day.
 #[derive(Debug)]
 pub struct AysFs {
-    mode: Mode,
     base: Base,
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
-    opens: Opens,
     failures: Failures,
-}
-
-/// What may be done with a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The base alone: immutable, so the kernel reads without opening anything.
-    ReadOnly,
-    /// The base below local changes. There are none yet, but files are opened already: the kernel gets the cached file
-    /// itself ([`Opened::backing`]).
-    Overlay,
 }
 
 /// Why a read failed, and of what.
@@ -50,14 +38,18 @@ struct ReadError {
 }
 
 impl AysFs {
-    /// A mount of `base` that fetches from `stors` what `cache` lacks.
-    pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, mode: Mode) -> Self {
-        Self { mode, base, cache, stors, opens: Opens::default(), failures: Failures::default() }
+    /// Shows `base`, and fetches from `stors` what `cache` lacks.
+    pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>) -> Self {
+        Self { base, cache, stors, failures: Failures::default() }
     }
 
     /// The tree.
     pub fn base(&self) -> &Base {
         &self.base
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     pub(crate) fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
@@ -118,11 +110,7 @@ const READ_ONLY: ErrorKind = ErrorKind::ReadOnly;
 #[async_trait]
 impl Vfs for AysFs {
     fn caps(&self) -> Caps {
-        Caps {
-            stateless: self.mode == Mode::ReadOnly,
-            posix_acl: self.base.has_acls(),
-            backing_files: self.mode == Mode::Overlay,
-        }
+        Caps { stateless: true, posix_acl: self.base.has_acls(), backing_files: false }
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
@@ -181,13 +169,11 @@ impl Vfs for AysFs {
     }
 
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        let of = self.find_file(ino)?;
+        self.find_file(ino)?;
         if flags.write || flags.truncate {
             return Err(READ_ONLY.into());
         }
-        let cached = self.cached(&of)?;
-        let backing = self.opens.open(ino, || cached?.complete());
-        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
+        Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing: None })
     }
 
     async fn create(&self, _: Caller, _: Ino, _: &Name, _: u16, _: OpenFlags) -> Result<Created> {
@@ -223,8 +209,7 @@ impl Vfs for AysFs {
         Ok(())
     }
 
-    async fn release(&self, ino: Ino, _fh: Fh) -> Result<()> {
-        self.opens.release(ino);
+    async fn release(&self, _ino: Ino, _fh: Fh) -> Result<()> {
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The engine: a flist and a cache, shown as a filesystem.
 //!
 //! - [`Base`] is a compiled flist with the owners of this machine: immutable, swapped whole on reload.
-//! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache).
+//! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache): it is read-only.
+//!   [`Overlay`] puts local changes on top of it.
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
 //!   flist with its objects.
 //!
@@ -13,11 +14,10 @@ mod copy;
 mod failures;
 mod fs;
 pub mod load;
-mod opens;
 mod overlay;
 pub mod pack;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
-pub use fs::{AysFs, Mode};
+pub use fs::AysFs;
 pub use overlay::{Form, Overlay, Upper, UpperError};

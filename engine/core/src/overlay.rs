@@ -7,13 +7,15 @@
 //! - a change is one rename or one system call in the upper, so a crash leaves the old state or the new one;
 //! - a file is copied up before its content is changed, never while it is half fetched; what only changes its attributes
 //!   or its names fetches nothing (as root: see [`Form`](marks::Form));
-//! - an inode keeps its number, and its open handles, when it is copied up;
+//! - an inode keeps its number, and its open handles, when it is copied up; they see what is written afterwards, also where the
+//!   kernel reads for them (see [`lend`]);
 //! - the lock of the tree is never held while something is fetched or synced.
 
 mod access;
 mod adopt;
 mod at;
 mod change;
+mod lend;
 mod marks;
 mod names;
 mod open;
@@ -31,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
 
+use self::lend::Lending;
 pub use self::marks::Form;
 use self::open::OpenFiles;
 use self::raise::Turns;
@@ -47,6 +50,7 @@ struct Inner {
     w: World,
     tree: Mutex<Tree>,
     turns: Turns,
+    lending: Lending,
     open: OpenFiles,
 }
 
@@ -77,8 +81,10 @@ impl Overlay {
             w.upper.finish()?;
         }
         let blank = w.upper.is_blank()?;
+        let lending = Lending::new(&w);
         Ok(Self(Arc::new(Inner {
             w,
+            lending,
             tree: Mutex::new(Tree::new(blank)),
             turns: Turns::default(),
             open: OpenFiles::default(),

@@ -80,7 +80,7 @@ pub async fn unpack(
                 let fetched = cache.file(&file.content, stors).fetch_all().await;
                 let fetched = fetched.map_err(|source| UnpackError::Fetch { path: path.clone(), source })?;
                 let (size, data) = (file.content.size, file.data.clone());
-                blocking(move || copy(&fetched, &path, size, &data)).await?;
+                blocking(move || copy(fetched.file(), &path, size, &data)).await?;
                 progress.bytes_done.fetch_add(size, Ordering::Relaxed);
                 let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
                 let uses = left.get_mut(&file.content.id).expect("every content was counted");

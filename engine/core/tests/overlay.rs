@@ -3,10 +3,12 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use aysfs_engine::{AysFs, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Overlay, Upper};
 use aysfs_flist::{Entry as ListEntry, Kind};
 use aysfs_store::fault::{Gate, Trouble};
 use aysfs_vfs::{
@@ -16,14 +18,21 @@ use aysfs_vfs::{
 use bytes::Bytes;
 use support::Lab;
 
-const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    truncate: false,
+    exclusive: false,
+    direct: false,
+    execute: false,
+    passthrough: false,
+};
 const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 
 /// Shows a base with the local changes of the lab.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Mount {
-    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors(), Mode::ReadOnly);
+    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors());
     let upper = Upper::open(lab.dir.path(), Path::new("/mnt")).expect("free");
     Mount(Arc::new(Overlay::new(lower, upper).expect("a root")))
 }
@@ -381,4 +390,134 @@ async fn a_chmod_does_not_wait_for_the_content_that_a_writer_waits_for() {
     let attr = mounted.find("a").await.expect("it is there");
     assert_eq!((attr.perm, attr.size), (0o600, 7));
     assert_eq!(mounted.read("a").await.expect("read"), "content");
+}
+
+const LENDING: OpenFlags = OpenFlags { passthrough: true, ..READ };
+
+/// A mount, and the content of its files in the cache.
+async fn mount_cached(lab: &Lab, entries: &[ListEntry]) -> Mount {
+    let mounted = mount(lab, entries);
+    for entry in entries {
+        mounted.read(std::str::from_utf8(&entry.path).expect("a plain path")).await.expect("fetched");
+    }
+    mounted
+}
+
+/// The bytes of a file that the kernel reads by itself.
+fn content(backing: &File) -> String {
+    let mut bytes = vec![0; 1000];
+    let length = backing.read_at(&mut bytes, 0).expect("readable");
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+impl Mount {
+    async fn open(&self, path: &str, flags: OpenFlags) -> Option<Arc<File>> {
+        self.0.open(self.ino(path).await, flags).await.expect("opened").backing
+    }
+
+    async fn release(&self, path: &str) {
+        self.0.release(self.ino(path).await, Fh::NONE).await.expect("released");
+    }
+}
+
+#[tokio::test]
+async fn the_kernel_gets_a_cached_file_itself_once_nobody_reads_it_another_way() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[lab.file("file", b"hello"), lab.file("other", b"x")]);
+    assert!(mounted.0.caps().backing_files);
+    assert!(mounted.open("file", LENDING).await.is_none(), "it is not cached yet");
+    mounted.0.read(mounted.ino("file").await, Fh::NONE, 0, 1).await.expect("fetched");
+    assert!(mounted.open("file", LENDING).await.is_none(), "there is a handle without one");
+    mounted.release("file").await;
+    assert!(mounted.open("file", LENDING).await.is_none(), "there still is one");
+    mounted.release("file").await;
+    mounted.release("file").await;
+
+    assert!(mounted.open("file", READ).await.is_none(), "the frontend has no use for it");
+    mounted.release("file").await;
+    let backing = mounted.open("file", LENDING).await.expect("cached, and open nowhere else");
+    assert_eq!(content(&backing), "hello");
+    backing.write_at(b"x", 0).expect_err("the kernel may read it, no more");
+    let again = mounted.open("file", LENDING).await.expect("as the handle before");
+    assert!(Arc::ptr_eq(&backing, &again));
+    assert!(mounted.open("other", LENDING).await.is_none());
+}
+
+#[tokio::test]
+async fn what_passes_through_shows_what_is_written_later() {
+    let lab = Lab::new();
+    let files = ["written", "truncated", "emptied", "chmodded", "moved", "linked"];
+    let entries = files.map(|path| lab.file(path, format!("base of {path}").as_bytes()));
+    let mounted = mount_cached(&lab, &entries).await;
+    for (number, path) in files.into_iter().enumerate() {
+        let ino = mounted.ino(path).await;
+        let backing = mounted.open(path, LENDING).await.expect("cached");
+        let size = |size| SetAttr { size: Some(size), ..SetAttr::default() };
+        match number {
+            0 => {}
+            1 => drop(mounted.0.setattr(ino, None, size(4)).await.expect("truncated")),
+            2 => {
+                drop(mounted.0.open(ino, OpenFlags { passthrough: true, ..TRUNCATE }).await.expect("emptied"))
+            }
+            3 => mounted.chmod(path, 0o600).await,
+            4 => mounted.rename(path, "moved here").await,
+            _ => drop(mounted.0.link(ino, Ino::ROOT, &name("link")).await.expect("linked")),
+        }
+        let writing = mounted.0.open(ino, WRITE).await.expect("opened").backing.expect("as before");
+        assert!(Arc::ptr_eq(&backing, &writing), "{path}: all handles agree");
+        mounted.0.write(ino, Fh::NONE, 0, Bytes::from_static(b"BASE")).await.expect("written");
+        let expected = match number {
+            1 | 2 => "BASE".to_owned(),
+            _ => format!("BASE of {path}"),
+        };
+        assert_eq!(content(&backing), expected, "{path}");
+        assert_eq!(mounted.0.read(ino, Fh::NONE, 0, 100).await.expect("readable"), expected, "{path}");
+        assert_eq!(mounted.0.getattr(ino, None).await.expect("there").attr.size, expected.len() as u64);
+    }
+    assert_eq!(std::fs::read_dir(lab.path("work/mnt")).expect("listed").count(), 0);
+    drop(mounted);
+    // The cache has what it had.
+    let plain = AysFs::new(lab.base(&entries), lab.cache(), lab.stors());
+    for path in files {
+        let Lookup::Found(entry) = plain.lookup(Ino::ROOT, &name(path)).await.expect("looked up") else {
+            panic!("{path} is there");
+        };
+        let read = plain.read(entry.attr.ino, Fh::NONE, 0, 100).await.expect("readable");
+        assert_eq!(read, format!("base of {path}"));
+    }
+}
+
+#[tokio::test]
+async fn files_with_the_same_content_do_not_see_each_others_changes() {
+    let lab = Lab::new();
+    let entries = [lab.file("one", b"same"), lab.file("other", b"same")];
+    let mounted = mount_cached(&lab, &entries).await;
+    let one = mounted.open("one", LENDING).await.expect("cached");
+    assert!(mounted.open("other", LENDING).await.is_none(), "the file is lent");
+    mounted.write("one", WRITE, 0, b"ONE!").await;
+    assert_eq!(content(&one), "ONE!");
+    assert_eq!(mounted.read("other").await.expect("readable"), "same");
+    mounted.write("other", WRITE, 0, b"otherwise").await;
+    assert_eq!(mounted.read("other").await.expect("readable"), "otherwise");
+    assert_eq!(content(&one), "ONE!");
+}
+
+#[tokio::test]
+async fn a_file_that_changed_sides_and_found_no_place_is_what_the_next_try_takes() {
+    let lab = Lab::new();
+    let entries = [directory("dir"), lab.file("dir/file", b"base")];
+    let mounted = mount(&lab, &entries);
+    mounted.read("dir/file").await.expect("fetched");
+    let ino = mounted.ino("dir/file").await;
+    let backing = mounted.open("dir/file", LENDING).await.expect("cached");
+    // Somebody who must not puts something in the way.
+    std::fs::write(lab.path("upper/mnt/dir"), "no directory").expect("a file");
+    assert!(mounted.0.open(ino, WRITE).await.is_err());
+    assert_eq!(content(&backing), "base");
+    assert_eq!(mounted.read("dir/file").await.expect("readable"), "base");
+    std::fs::remove_file(lab.path("upper/mnt/dir")).expect("removed");
+    mounted.write("dir/file", WRITE, 0, b"ours").await;
+    assert_eq!(content(&backing), "ours");
+    assert_eq!(std::fs::read(lab.path("upper/mnt/dir/file")).expect("readable"), b"ours");
+    assert_eq!(std::fs::read_dir(lab.path("work/mnt")).expect("listed").count(), 0);
 }

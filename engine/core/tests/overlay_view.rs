@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use aysfs_engine::{AysFs, Form, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Form, Overlay, Upper};
 use aysfs_flist::{Entry as ListEntry, Kind};
 use aysfs_vfs::{
     Attr, Caller, DirEntry, DirSink, Entry, ErrorKind, Fh, FileKind, Filled, Ino, Lookup, Name, OpenFlags,
@@ -16,10 +16,24 @@ use aysfs_vfs::{
 use bytes::Bytes;
 use support::Lab;
 
-const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
-const WRITE: OpenFlags =
-    OpenFlags { read: true, write: true, truncate: false, exclusive: false, direct: false, execute: false };
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    truncate: false,
+    exclusive: false,
+    direct: false,
+    execute: false,
+    passthrough: false,
+};
+const WRITE: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    truncate: false,
+    exclusive: false,
+    direct: false,
+    execute: false,
+    passthrough: false,
+};
 
 /// A mount that is ended by dropping it.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {
@@ -28,7 +42,7 @@ fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {
 
 fn mount_as(lab: &Lab, entries: &[ListEntry], form: Form) -> Overlay {
     let upper = Upper::open_as(&lab.path("backend"), Path::new("/m"), form).expect("local changes");
-    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors(), Mode::ReadOnly);
+    let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors());
     Overlay::new(lower, upper).expect("a view")
 }
 

@@ -3,11 +3,10 @@
 mod support;
 
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aysfs_engine::{AysFs, Base, BaseError, Mode};
+use aysfs_engine::{AysFs, Base, BaseError};
 use aysfs_flist::{Entry as ListEntry, Header, Index, Kind, Owner, Pack, ParseOptions, Source, Timestamp};
 use aysfs_store::Fault;
 use aysfs_store::fault::Trouble;
@@ -19,15 +18,18 @@ use aysfs_vfs::{
 use support::{Lab, key_of, list};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const READ: OpenFlags =
-    OpenFlags { read: true, write: false, truncate: false, exclusive: false, direct: false, execute: false };
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    truncate: false,
+    exclusive: false,
+    direct: false,
+    execute: false,
+    passthrough: false,
+};
 
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
-    mount_as(Mode::ReadOnly, lab, entries)
-}
-
-fn mount_as(mode: Mode, lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
-    Arc::new(AysFs::new(lab.base(entries), lab.cache(), lab.stors(), mode))
+    Arc::new(AysFs::new(lab.base(entries), lab.cache(), lab.stors()))
 }
 
 fn name(text: &str) -> Name {
@@ -140,7 +142,7 @@ async fn old_lists_have_names_or_numbers_as_owners() {
     let list = b"a|900150983cd24fb0d6963f7d28e17f72|3|1234|4321|644|2|5|5|\n\
                  b|900150983cd24fb0d6963f7d28e17f72|3|root|nobody knows|644|2|5|5|\n\
                  c|900150983cd24fb0d6963f7d28e17f72|3|4294967295|0|644|2|5|5|\n";
-    let fs = AysFs::new(lab.base_of(list), lab.cache(), lab.stors(), Mode::ReadOnly);
+    let fs = AysFs::new(lab.base_of(list), lab.cache(), lab.stors());
     let owners = async |path| {
         let attr = find(&fs, path).await;
         (attr.uid, attr.gid)
@@ -425,33 +427,6 @@ async fn reads_end_where_the_file_ends() {
     let empty = find(&*fs, "empty").await.ino;
     assert_eq!(fs.read(empty, Fh::NONE, 0, 100).await.expect("nothing to fetch"), "");
     assert!(fs.caps().stateless && !fs.caps().backing_files);
-}
-
-#[tokio::test]
-async fn the_kernel_gets_a_cached_file_itself_once_nobody_reads_it_another_way() {
-    let lab = Lab::new();
-    let fs = mount_as(Mode::Overlay, &lab, &[lab.file("file", b"hello"), lab.file("other", b"x")]);
-    assert!(fs.caps().backing_files && !fs.caps().stateless);
-    let ino = find(&*fs, "file").await.ino;
-    let first = fs.open(ino, READ).await.expect("opened");
-    assert!(first.backing.is_none(), "it is not cached yet");
-    assert_eq!(first.cache, KernelCache::Keep);
-    fs.read(ino, first.fh, 0, 1).await.expect("fetched");
-    let second = fs.open(ino, READ).await.expect("opened");
-    assert!(second.backing.is_none(), "there is a handle without one");
-    fs.release(ino, first.fh).await.expect("released");
-    assert!(fs.open(ino, READ).await.expect("opened").backing.is_none(), "there still is one");
-    fs.release(ino, second.fh).await.expect("released");
-    fs.release(ino, second.fh).await.expect("released");
-
-    let backing = fs.open(ino, READ).await.expect("opened").backing.expect("cached, and open nowhere else");
-    let mut bytes = [0; 10];
-    assert_eq!(backing.read_at(&mut bytes, 0).expect("readable"), 5);
-    assert_eq!(&bytes[..5], b"hello");
-    backing.write_at(b"x", 0).expect_err("the kernel may read it, no more");
-    let again = fs.open(ino, READ).await.expect("opened").backing.expect("as the handle before");
-    assert!(Arc::ptr_eq(&backing, &again));
-    assert!(fs.open(find(&*fs, "other").await.ino, READ).await.expect("opened").backing.is_none());
 }
 
 #[tokio::test]

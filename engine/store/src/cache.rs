@@ -10,6 +10,7 @@
 //!   size, and with a seal (see [`Boot`]) from this boot that fits its times; without one it is hashed again first.
 //! - A chunk is fetched once however many readers wait, by a task of its own: a reader that goes away disturbs
 //!   nobody. When the fetch fails, those who wait get the error, and the next read tries again.
+//! - A file may be lent to an inode of a mount, and given away to it; the cache then keeps a copy (see [`Lent`]).
 //! - Nothing is fsynced. A crash of the program loses nothing that was published; one of the machine may, and the
 //!   seal tells.
 //! - A directory that cannot be written costs speed, not data: chunks are then kept in memory for a while, and
@@ -21,13 +22,16 @@ mod fetch;
 mod file;
 mod input;
 mod lane;
+mod loan;
 mod memory;
 mod partial;
 mod seal;
+mod sole;
 mod sparse;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod verified;
 
 use std::fmt;
 use std::fs::File;
@@ -58,8 +62,10 @@ use crate::{Content, ContentId, Mirror};
 pub use self::disk::CacheError;
 pub use self::error::FetchError;
 pub use self::file::CachedFile;
+pub use self::loan::{Borrower, Lent};
 pub use self::seal::Boot;
 pub use self::stats::CacheStats;
+pub use self::verified::VerifiedFile;
 
 /// How many partials are looked at for one to give up.
 const EVICTION_SCAN: usize = 16;
@@ -102,13 +108,13 @@ pub struct Cache {
     lanes: Lanes,
     files: Mutex<Files>,
     counters: Counters,
-    empty: Arc<File>,
+    empty: Arc<VerifiedFile>,
 }
 
 /// What is known without looking at the directory.
 struct Files {
     /// Verified.
-    open: LruCache<FileKey, Arc<File>>,
+    open: LruCache<FileKey, Arc<VerifiedFile>>,
     /// Everything else that is in use.
     partials: LruCache<PartialKey, Arc<Partial>>,
 }
@@ -125,7 +131,7 @@ struct PartialKey(Content);
 
 /// Where a content is.
 enum Place {
-    Open(Arc<File>),
+    Open(Arc<VerifiedFile>),
     Partial(Arc<Partial>),
 }
 
@@ -156,7 +162,7 @@ impl Cache {
                 partials: LruCache::unbounded(),
             }),
             counters: Counters::default(),
-            empty: Arc::new(empty.into()),
+            empty: Arc::new(VerifiedFile::new(empty.into())),
             options,
         }))
     }
@@ -176,7 +182,7 @@ impl Cache {
         }
         let file = lock(&self.files).open.get(&FileKey { id: *id, size })?.clone();
         let mut bytes = Vec::with_capacity(usize::try_from(part.end - part.start).ok()?);
-        append_at(&file, part, &mut bytes).ok()?;
+        file.append(part, &mut bytes).ok().filter(|()| file.is_intact())?;
         self.counters.hits.add(1);
         Some(bytes.into())
     }
@@ -267,7 +273,7 @@ impl Cache {
     }
 
     /// Publishes a file of verified chunks if they make up what its id says.
-    fn publish_whole(&self, content: &Content, file: &PartialFile) -> Result<Arc<File>, Reason> {
+    fn publish_whole(&self, content: &Content, file: &PartialFile) -> Result<Arc<VerifiedFile>, Reason> {
         let found = disk::digest(file.file(), &content.id).map_err(Reason::Local)?;
         if found != content.id {
             tracing::warn!("the chunks of {} make up {found}: the flist contradicts itself", content.id);
@@ -278,7 +284,12 @@ impl Cache {
     }
 
     /// Gives a verified file its name; if the directory does not take it, it is used without one.
-    fn publish(&self, content: &Content, file: &PartialFile, plain: ContentId) -> Result<Arc<File>, Reason> {
+    fn publish(
+        &self,
+        content: &Content,
+        file: &PartialFile,
+        plain: ContentId,
+    ) -> Result<Arc<VerifiedFile>, Reason> {
         let file = match self.disk.publish(file, &content.id, plain) {
             Ok(file) => {
                 if self.disk.works() {
@@ -291,16 +302,24 @@ impl Cache {
                 file.file().try_clone().map_err(Reason::Local)?
             }
         };
-        let file = Arc::new(file);
+        let file = Arc::new(VerifiedFile::new(file));
         self.admit(content, file.clone());
         Ok(file)
     }
 
     /// Makes a verified file the place of its content.
-    fn admit(&self, content: &Content, file: Arc<File>) {
+    fn admit(&self, content: &Content, file: Arc<VerifiedFile>) {
         let mut files = lock(&self.files);
         files.partials.pop(&PartialKey(content.clone()));
         files.open.put(FileKey::of(content), file);
+    }
+
+    /// Keeps a verified file open that was found in the directory, unless somebody else has found it before.
+    fn admit_found(&self, content: &Content, file: VerifiedFile) {
+        let mut files = lock(&self.files);
+        if files.get(content).is_none() {
+            files.open.put(FileKey::of(content), Arc::new(file));
+        }
     }
 
     /// Gives up a partial whose file cannot be read.
@@ -310,6 +329,15 @@ impl Cache {
         let mut files = lock(&self.files);
         if files.partials.peek(&key).is_some_and(|known| Arc::ptr_eq(known, partial)) {
             files.partials.pop(&key);
+        }
+    }
+
+    /// Closes a verified file that belongs to somebody else by now.
+    fn let_go(&self, content: &Content, file: &Arc<VerifiedFile>) {
+        let key = FileKey::of(content);
+        let mut files = lock(&self.files);
+        if files.open.peek(&key).is_some_and(|known| Arc::ptr_eq(known, file)) {
+            files.open.pop(&key);
         }
     }
 

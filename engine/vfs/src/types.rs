@@ -252,7 +252,8 @@ pub struct Opened {
     pub cache: KernelCache,
     /// A local file whose bytes are, and stay, exactly those of this inode. A frontend that can do FUSE
     /// passthrough hands it to the kernel, which then reads (and writes, if it is open for that) without a
-    /// message; one that cannot ignores it. All opens of one inode at one time carry the same file or none.
+    /// message; one that cannot ignores it. All opens of one inode at one time carry the same file or none. The kernel opens
+    /// it anew for each handle, with the flags of that handle: it need not be open for writing here.
     pub backing: Option<Arc<File>>,
 }
 
@@ -294,6 +295,8 @@ pub struct OpenFlags {
     /// A program is started from it (`__FMODE_EXEC`): it must not be written to until this handle is released. The kernel sees
     /// to that (`ETXTBSY`), but for one way: `O_TRUNC` without a right to write is with us before the kernel looks.
     pub execute: bool,
+    /// Not of the caller, but of the frontend: a backing file would not be in vain ([`Opened::backing`]).
+    pub passthrough: bool,
 }
 
 /// What `setattr` changes; `None` leaves a value as it is.

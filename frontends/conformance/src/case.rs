@@ -20,6 +20,8 @@ pub(crate) enum Check {
     Write(fn(&Path)),
     /// On the sample tree: where it is to be looked at, and the tree itself to compare with.
     Read(fn(&Path, &Path)),
+    /// On the sample tree where it may be changed, with the same arguments.
+    Change(fn(&Path, &Path)),
     /// On the sample tree where it may not be changed, with the same arguments.
     Refuse(fn(&Path, &Path)),
     /// What a frontend promises to the one who mounts: the process that mounts, and another one that it may start
@@ -34,9 +36,9 @@ impl Case {
         Self { group, name, check: Check::Write(check) }
     }
 
-    /// Whether it compares with the sample tree.
+    /// Whether it takes the sample tree.
     pub(crate) fn needs_sample(&self) -> bool {
-        matches!(self.check, Check::Read(_) | Check::Refuse(_))
+        matches!(self.check, Check::Read(_) | Check::Change(_) | Check::Refuse(_))
     }
 
     /// The name that a skip and an argument use.

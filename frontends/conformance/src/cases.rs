@@ -1,5 +1,6 @@
 //! All cases, by what they need.
 
+mod change;
 mod mount;
 mod read;
 mod write;
@@ -19,6 +20,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     write::xattrs::CASES,
     write::crowds::CASES,
     write::signals::CASES,
+    change::open_files::CASES,
     read::tree::CASES,
     read::directories::CASES,
     read::reading::CASES,

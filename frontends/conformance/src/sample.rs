@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aysfs_engine::load::{self, Request};
 use aysfs_engine::pack::{self, Progress};
-use aysfs_engine::{AysFs, Base, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_flist::{Dialect, Header, ParseOptions};
 use aysfs_store::{Cache, CacheOptions, Mirror, StorOptions, Store};
 use rustix::fs::{
@@ -65,9 +65,9 @@ impl Sample<'_> {
     }
 
     /// The tree as the engine shows it, with an empty cache in `dir`.
-    pub(crate) fn mountable(&self, dir: &Path, mode: Mode, runtime: &Runtime) -> AysFs {
+    pub(crate) fn mountable(&self, dir: &Path, runtime: &Runtime) -> AysFs {
         let cache = Cache::open(&dir.join("cache"), CacheOptions::default()).expect("a cache");
-        AysFs::new(self.base(runtime), cache, Arc::new(Mirror::new(self.stor(), [])), mode)
+        AysFs::new(self.base(runtime), cache, Arc::new(Mirror::new(self.stor(), [])))
     }
 
     /// The tree, or nothing, below local changes, with everything that is kept in `dir`.
@@ -77,7 +77,7 @@ impl Sample<'_> {
             Tree::Nothing => Base::empty(&dir.join("index")).expect("an index of nothing"),
         };
         let cache = Cache::open(&dir.join("cache"), CacheOptions::default()).expect("a cache");
-        let lower = AysFs::new(base, cache, Arc::new(Mirror::new(self.stor(), [])), Mode::ReadOnly);
+        let lower = AysFs::new(base, cache, Arc::new(Mirror::new(self.stor(), [])));
         let upper = Upper::open(dir, Path::new("/conformance")).expect("local changes");
         Overlay::new(lower, upper).expect("a new upper")
     }
@@ -167,6 +167,9 @@ fn sizes(tree: &Path) {
         [0, 1, 4095, 4096, 4097, 131_071, 131_073, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (5 << 20) + 123]
     {
         write(tree.join(format!("size-{size}")), &content(size));
+    }
+    for twin in ["twin-1", "twin-2"] {
+        write(tree.join(twin), &content(200_000));
     }
     let sparse = File::create(tree.join("sparse")).expect("a file");
     for offset in [64 << 10, 1 << 20, 30 << 20] {
@@ -262,6 +265,7 @@ fn programs(tree: &Path) {
     fs::create_dir(tree.join("bin")).expect("a directory");
     for (from, to, mode) in [
         ("/bin/true", "bin/true", 0o755),
+        ("/bin/cat", "bin/cat", 0o755),
         ("/usr/bin/id", "bin/id", 0o755),
         ("/usr/bin/id", "bin/setuid-id", 0o4755),
     ] {

@@ -37,7 +37,9 @@ pub(crate) fn work(job: &Job, suite: Option<&Suite>, case: &Case, target: &Targe
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("a valid signal");
             match case.check {
                 Check::Write(check) => check(&job.at),
-                Check::Read(check) | Check::Refuse(check) => check(&job.at, &Sample(&job.sample).tree()),
+                Check::Read(check) | Check::Change(check) | Check::Refuse(check) => {
+                    check(&job.at, &Sample(&job.sample).tree())
+                }
                 Check::Mount { using, .. } => {
                     let using = using.expect("only a case with a using process starts one");
                     using(&job.at, &mut Server::of_this_process(frontend(suite, job.through), job));
@@ -91,6 +93,11 @@ fn serve(job: &Job, suite: Option<&Suite>, case: &Case, target: &Target) -> Exit
 fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -> Option<Mounted> {
     let sample = Sample(&job.sample);
     let (vfs, options): (Arc<dyn Vfs>, _) = match target.files {
+        Files::Local(Tree::Sample) if target.changes == Changes::Allowed => {
+            let copied = Command::new("cp").arg("-a").arg(sample.tree()).arg(&job.at).status();
+            assert!(copied.expect("coreutils").success(), "the sample tree can be copied");
+            return None;
+        }
         Files::Local(tree) => {
             fs::create_dir(&job.at).expect("a directory");
             if tree == Tree::Sample {
@@ -109,11 +116,9 @@ fn mount(job: &Job, suite: Option<&Suite>, target: &Target, runtime: &Runtime) -
             };
             (Arc::new(sample.changeable(&job.dir, tree, runtime)), options)
         }
-        Files::AysFs(mode, passthrough) => {
-            let read_only = target.changes == Changes::RefusedByTheKernel;
-            let options =
-                MountOptions { allow_other: true, read_only, passthrough, ..MountOptions::default() };
-            (Arc::new(sample.mountable(&job.dir, mode, runtime)), options)
+        Files::AysFs => {
+            let options = MountOptions { allow_other: true, read_only: true, ..MountOptions::default() };
+            (Arc::new(sample.mountable(&job.dir, runtime)), options)
         }
     };
     let frontend = frontend(suite, job.through);

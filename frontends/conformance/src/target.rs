@@ -1,6 +1,5 @@
 //! What cases run on.
 
-use aysfs_engine::Mode;
 use aysfs_vfs::Passthrough;
 
 use crate::case::Check;
@@ -16,12 +15,12 @@ pub(crate) struct Target {
 /// Where a target's files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Files {
-    /// In a directory of the local disk: an empty one, or the sample tree.
+    /// In a directory of the local disk: an empty one, the sample tree, or a copy of it if that may be changed.
     Local(Tree),
     /// In an empty memfs behind the frontend.
     MemFs,
     /// In the engine behind the frontend: the sample tree.
-    AysFs(Mode, Passthrough),
+    AysFs,
     /// In the engine behind the frontend, below local changes: nothing, or the sample tree.
     Overlay(Tree, Passthrough),
     /// Where the case mounts them.
@@ -40,8 +39,6 @@ pub(crate) enum Tree {
 pub(crate) enum Changes {
     /// Everything may.
     Allowed,
-    /// The filesystem refuses; it is mounted as if it could be written.
-    RefusedByTheFileSystem,
     /// It is mounted read-only.
     RefusedByTheKernel,
 }
@@ -54,27 +51,16 @@ const READ_ONLY_DIRECTORY: Target = Target {
     files: Files::Local(Tree::Sample),
     changes: Changes::RefusedByTheKernel,
 };
+const COPY_OF_SAMPLE: Target =
+    Target { name: "copy_of_sample", files: Files::Local(Tree::Sample), changes: Changes::Allowed };
 
 /// All targets. A new filesystem, or a new mode of one, is one more entry.
 pub(crate) const ALL: &[Target] = &[
     DIRECTORY,
     READ_ONLY_DIRECTORY,
+    COPY_OF_SAMPLE,
     Target { name: "memfs", files: Files::MemFs, changes: Changes::Allowed },
-    Target {
-        name: "aysfs_ro",
-        files: Files::AysFs(Mode::ReadOnly, Passthrough::Auto),
-        changes: Changes::RefusedByTheKernel,
-    },
-    Target {
-        name: "aysfs_ol",
-        files: Files::AysFs(Mode::Overlay, Passthrough::Auto),
-        changes: Changes::RefusedByTheFileSystem,
-    },
-    Target {
-        name: "aysfs_ol_no_passthrough",
-        files: Files::AysFs(Mode::Overlay, Passthrough::Off),
-        changes: Changes::RefusedByTheFileSystem,
-    },
+    Target { name: "aysfs_ro", files: Files::AysFs, changes: Changes::RefusedByTheKernel },
     Target {
         name: "overlay",
         files: Files::Overlay(Tree::Nothing, Passthrough::Auto),
@@ -88,6 +74,11 @@ pub(crate) const ALL: &[Target] = &[
     Target {
         name: "overlay_of_sample",
         files: Files::Overlay(Tree::Sample, Passthrough::Auto),
+        changes: Changes::Allowed,
+    },
+    Target {
+        name: "overlay_of_sample_no_passthrough",
+        files: Files::Overlay(Tree::Sample, Passthrough::Off),
         changes: Changes::Allowed,
     },
     Target { name: "mounting", files: Files::Nowhere, changes: Changes::Allowed },
@@ -104,16 +95,18 @@ impl Target {
         let (nothing, sample) = (Tree::Nothing, Tree::Sample);
         let holds_sample = match self.files {
             Files::Local(tree) | Files::Overlay(tree, _) => tree == sample,
-            Files::AysFs(..) => true,
+            Files::AysFs => true,
             Files::MemFs | Files::Nowhere => false,
         };
         match check {
             Check::Write(_) => match self.files {
                 Files::Local(tree) | Files::Overlay(tree, _) => tree == nothing,
                 Files::MemFs => true,
-                Files::AysFs(..) | Files::Nowhere => false,
+                Files::AysFs | Files::Nowhere => false,
             },
-            Check::Read(_) => holds_sample,
+            // A copy is there to test those that change it, and is not mounted as the others are.
+            Check::Read(_) => holds_sample && self.name != COPY_OF_SAMPLE.name,
+            Check::Change(_) => holds_sample && self.changes == Changes::Allowed,
             Check::Refuse(_) => holds_sample && self.changes != Changes::Allowed,
             Check::Mount { .. } => self.files == Files::Nowhere,
         }
@@ -124,6 +117,7 @@ impl Target {
         match check {
             Check::Write(_) => Some(DIRECTORY),
             Check::Read(_) | Check::Refuse(_) => Some(READ_ONLY_DIRECTORY),
+            Check::Change(_) => Some(COPY_OF_SAMPLE),
             Check::Mount { .. } => None,
         }
     }

@@ -270,7 +270,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let shared = self.shared();
-        let flags = raw::open_flags(flags.0.cast_unsigned());
+        let flags = shared.open_flags(flags.0);
         let drops = flags.truncate && self.drops(request);
         self.serve(
             "open",
@@ -305,12 +305,12 @@ impl Filesystem for Adapter {
         let caller = convert::caller(request, self.umask(umask));
         let name = convert::name(name);
         let shared = self.shared();
+        let flags = shared.open_flags(flags);
         self.serve(
             "create",
             parent,
             reply,
             |vfs| async move {
-                let flags = raw::open_flags(flags.cast_unsigned());
                 vfs.create(caller, convert::ino(parent), &name?, raw::perm(mode), flags).await
             },
             move |reply, Created { entry, opened }| {

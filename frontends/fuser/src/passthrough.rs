@@ -54,6 +54,11 @@ impl<Id> Backings<Id> {
         inode.backing.clone()
     }
 
+    /// Whether the kernel has refused one: it refuses the others, too.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Counts one release of `ino`.
     pub(crate) fn release(&self, ino: Ino) {
         let mut open = self.lock();

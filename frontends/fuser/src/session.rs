@@ -7,7 +7,9 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use aysfs_vfs::kernel::{self, raw};
-use aysfs_vfs::{Error, Fh, Ino, KernelCache, MountOptions, Opened, Passthrough, Result, Vfs, drive};
+use aysfs_vfs::{
+    Error, Fh, Ino, KernelCache, MountOptions, OpenFlags, Opened, Passthrough, Result, Vfs, drive,
+};
 use fuser::{
     BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
@@ -174,6 +176,12 @@ impl Adapter {
 impl Shared {
     fn agreed(&self) -> Agreed {
         self.agreed.get().copied().unwrap_or_default()
+    }
+
+    /// The flags of an open.
+    pub(crate) fn open_flags(&self, raw: i32) -> OpenFlags {
+        let passthrough = self.agreed().passthrough && !self.backings.is_refused();
+        OpenFlags { passthrough, ..raw::open_flags(raw.cast_unsigned()) }
     }
 
     /// Counts an open, and says which registered backing file it passes through to.

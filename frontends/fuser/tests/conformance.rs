@@ -15,7 +15,7 @@ const OWN_CTIME: &str = "the root is a directory of the upper, and nobody can se
 const SKIPS: &[Skip] = &[
     Skip {
         case: "tree::every_entry_has_its_attributes",
-        targets: Targets::Only(&["overlay_of_sample"]),
+        targets: Targets::Only(&["overlay_of_sample", "overlay_of_sample_no_passthrough"]),
         reason: OWN_CTIME,
     },
     Skip::everywhere("waiting::an_interrupted_reader_returns_at_once", NO_INTERRUPTS),

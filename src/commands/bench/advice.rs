@@ -1,12 +1,12 @@
 //! What the numbers mean, and which library to choose: said from what was measured, whichever libraries there are.
 
 use aysfs_config::Lib;
-use aysfs_engine::Mode;
 
-use super::measure::{median, mode_name};
+use super::measure::median;
 use super::report::{Figure, Report};
-use super::table::{IN_MEMORY, number};
+use super::table::number;
 use super::workload::{Pass, Workload};
+use crate::cli::Mode;
 
 /// What differs by less is alike: the machine does other things, too.
 const ALIKE: f64 = 1.1;
@@ -32,7 +32,7 @@ pub(super) fn text(report: &Report, width: usize) -> String {
     let mut paragraphs = legend(report);
     paragraphs.push(String::new());
     paragraphs.extend(messages(report));
-    for mode in [Mode::ReadOnly, Mode::Overlay] {
+    for mode in Mode::ALL {
         paragraphs.extend(comparison(report, mode));
     }
     paragraphs.extend(choice(report));
@@ -44,9 +44,6 @@ pub(super) fn text(report: &Report, width: usize) -> String {
 fn legend(report: &Report) -> Vec<String> {
     let has = |mode| report.measured().any(|column| column.column.mode == mode);
     let passthrough = report.measured().any(|column| column.passthrough() == Some(true));
-    let in_memory = WRITES.iter().any(|work| {
-        report.measured().any(|column| Report::behind(*work, column.column.mode) == Some("memory"))
-    });
     let lines = [
         (true, "native: the directory itself, kept in memory by the kernel. x: as a part of native.".into()),
         (
@@ -58,12 +55,6 @@ fn legend(report: &Report) -> Vec<String> {
         (has(Mode::ReadOnly), "mode RO: nothing can change, so files are read without being opened.".into()),
         (has(Mode::Overlay), "mode OL: files are opened with a message, since they may change.".into()),
         (passthrough, "passthrough: the kernel reads cached files itself, without a message.".into()),
-        (
-            in_memory,
-            format!(
-                "{IN_MEMORY}: with a filesystem in memory behind the library: mode OL cannot be written yet."
-            ),
-        ),
     ];
     let failures = report.columns.iter().filter_map(|column| {
         column
@@ -106,13 +97,13 @@ fn comparison(report: &Report, mode: Mode) -> Option<String> {
             Some(format!("{when}, {}", ranked(&ranking(report, mode, work, pass))?))
         })
         .collect();
-    (!found.is_empty()).then(|| format!("Mode {}: {}.", mode_name(mode), found.join("; ")))
+    (!found.is_empty()).then(|| format!("Mode {}: {}.", mode.name(), found.join("; ")))
 }
 
 /// The library that is ahead everywhere, or why there is none.
 fn choice(report: &Report) -> Option<String> {
     let mut best: Vec<(Mode, Lib)> = Vec::new();
-    for mode in [Mode::ReadOnly, Mode::Overlay] {
+    for mode in Mode::ALL {
         // Both passes count alike: most mounts begin with the first, and live on the second.
         let [first, again] = [Pass::First, Pass::Again].map(|pass| ranking(report, mode, READS, pass));
         let both = first.iter().filter_map(|(lib, speed)| {
@@ -133,7 +124,7 @@ fn choice(report: &Report) -> Option<String> {
                 .map(|lib| (mode, lib)),
         );
     }
-    let by_mode = |(mode, lib): &(Mode, Lib)| format!("lib = \"{lib}\" for mode {}", mode_name(*mode));
+    let by_mode = |(mode, lib): &(Mode, Lib)| format!("lib = \"{lib}\" for mode {}", mode.name());
     match best.as_slice() {
         [] => None,
         [(_, one), (_, other)] if one == other => {

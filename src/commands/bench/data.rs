@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base, Mode, pack};
+use aysfs_engine::{AysFs, Base, Overlay, Upper, pack};
 use aysfs_flist::{Dialect, Header, Node, ParseOptions};
 use aysfs_store::{Mirror, Namespace, StorOptions};
 use aysfs_vfs::{ErrorKind, Fh, Vfs};
@@ -69,8 +69,20 @@ impl Layout {
         self.0.join("backend")
     }
 
+    /// The packed tree with local changes, of which there are none yet.
+    pub(crate) async fn changeable(&self) -> anyhow::Result<Overlay> {
+        for changes in ["upper", "work"] {
+            match fs::remove_dir_all(self.backend().join(changes)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let upper = Upper::open(&self.backend(), &self.point())?;
+        Ok(Overlay::new(self.filesystem().await?, upper)?)
+    }
+
     /// The packed tree as a filesystem.
-    pub(crate) async fn filesystem(&self, mode: Mode) -> anyhow::Result<AysFs> {
+    pub(crate) async fn filesystem(&self) -> anyhow::Result<AysFs> {
         let (stor, namespace) = self.stor_options()?;
         let request = Request {
             source: Source::File(self.flist()),
@@ -81,7 +93,7 @@ impl Layout {
         let deadline = stor.deadline;
         let mirror = Mirror::new(access::open(&stor, &namespace)?, []);
         let base = load::load(&request, &[stor], deadline, &self.backend()).await?;
-        Ok(AysFs::new(base, cache, Arc::new(mirror), mode))
+        Ok(AysFs::new(base, cache, Arc::new(mirror)))
     }
 
     fn stor_options(&self) -> anyhow::Result<(StorOptions, Namespace)> {
@@ -181,7 +193,7 @@ async fn pack_and_fill(layout: &Layout, say: impl Fn(&'static str)) -> anyhow::R
     let flist = BufWriter::new(File::create(layout.flist())?);
     pack::pack(&layout.tree(), &*stor, &options, flist, &Arc::default()).await?;
     say("filling the cache");
-    let fs = layout.filesystem(Mode::ReadOnly).await?;
+    let fs = layout.filesystem().await?;
     let nodes = 0..u32::try_from(fs.base().index().len()).context("too many entries")?;
     stream::iter(nodes.map(Ok))
         .try_for_each_concurrent(FETCHES, |node| {

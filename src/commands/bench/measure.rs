@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use aysfs_config::Lib;
-use aysfs_engine::Mode;
 use aysfs_workload::{Stop, Tree};
 use indicatif::ProgressBar;
 
 use super::data::Data;
 use super::server::Server;
 use super::workload::{Pass, Place, Speed, Workload};
+use crate::cli::Mode;
 
 /// How long something is repeated, together with its neighbour.
 const ENOUGH: Duration = Duration::from_millis(60);
@@ -101,13 +101,15 @@ impl Bench<'_> {
         native: &Place,
         mounted: &Place,
     ) -> anyhow::Result<()> {
-        let Some(serves) = workload.serves(column.column.mode) else { return Ok(()) };
+        if !workload.runs_in(column.column.mode) {
+            return Ok(());
+        }
         let run = |place: &Place, pass| {
             let done = workload.run(place, pass, self.stop);
             done.with_context(|| format!("{} in {}", workload.name(), place.tree.root.display()))
         };
         let mut directory = run(native, Pass::Again)?;
-        let server = Server::start(column.column.lib, serves, &self.data.layout)?;
+        let server = Server::start(column.column, &self.data.layout)?;
         let before = server.answers();
         let first = run(mounted, Pass::First)?;
         if let (Workload::Random(1), Some(before), Some(after)) = (workload, before, server.answers()) {
@@ -140,14 +142,7 @@ impl Bench<'_> {
 
 impl Column {
     pub(crate) fn name(self) -> String {
-        format!("{} {}", self.lib, mode_name(self.mode))
-    }
-}
-
-pub(crate) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::ReadOnly => "RO",
-        Mode::Overlay => "OL",
+        format!("{} {}", self.lib, self.mode.name())
     }
 }
 

@@ -1,13 +1,12 @@
 //! What came out, as numbers: for the table, and for scripts.
 
 use aysfs_config::Lib;
-use aysfs_engine::Mode;
 use aysfs_workload::Machine;
 use serde::Serialize;
 
 use super::data::Data;
-use super::measure::{Column, Measured, median, mode_name};
-use super::workload::{Pass, Serves, Unit, Workload};
+use super::measure::{Column, Measured, median};
+use super::workload::{Pass, Unit, Workload};
 use crate::mount_points;
 
 /// All that was measured.
@@ -65,14 +64,6 @@ impl Report {
     /// The columns that could be measured.
     pub(crate) fn measured(&self) -> impl Iterator<Item = &Measured> {
         self.columns.iter().filter(|column| column.failure.is_none())
-    }
-
-    /// Whether work is measured with something else than what it is about.
-    pub(crate) fn behind(workload: Workload, mode: Mode) -> Option<&'static str> {
-        workload.serves(mode).map(|serves| match serves {
-            Serves::Flist(_) => "flist",
-            Serves::Memory => "memory",
-        })
     }
 
     pub(crate) fn json(&self) -> serde_json::Result<String> {
@@ -152,7 +143,7 @@ struct JsonResult {
     workload: &'static str,
     pass: &'static str,
     column: String,
-    /// What lies behind the files: the directory, the packed tree, or a filesystem in memory.
+    /// What lies behind the files: the directory, or the packed tree.
     behind: Option<&'static str>,
     unit: &'static str,
     value: Option<f64>,
@@ -167,7 +158,7 @@ impl<'a> JsonColumn<'a> {
         Self {
             column: measured.column.name(),
             lib: Lib::as_str(lib),
-            mode: mode_name(mode),
+            mode: mode.name(),
             passthrough: measured.passthrough(),
             error: measured.failure.as_deref(),
         }
@@ -198,7 +189,7 @@ impl JsonResult {
             workload: workload.key(),
             pass: pass.name(),
             column: measured.column.name(),
-            behind: Report::behind(workload, measured.column.mode),
+            behind: workload.runs_in(measured.column.mode).then_some("flist"),
             unit: workload.unit().name(),
             value: figure.map(|figure| figure.value),
             ratio: ratio.map(|ratio| ratio.median),

@@ -14,13 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use aysfs_vfs::memfs::{MemFs, MemFsOptions};
-use aysfs_vfs::{Ino, Mount, MountError, MountOptions, Passthrough, SetAttr, Vfs};
+use aysfs_vfs::{Mount, MountError, MountOptions, Passthrough, Vfs};
 use tokio::runtime::Handle;
 
 use super::data::Layout;
-use super::workload::Serves;
-use crate::cli::BenchServeArgs;
+use super::measure::Column;
+use crate::cli::{BenchServeArgs, Mode};
 use crate::frontends::frontend;
 use crate::mount_points::{self, Detach};
 use crate::signals::Signals;
@@ -39,12 +38,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Mounts `serves` with the frontend for `lib` on the mount point of the layout; returns when it answers.
-    pub(crate) fn start(lib: aysfs_config::Lib, serves: Serves, layout: &Layout) -> anyhow::Result<Self> {
+    /// Mounts the packed tree, as the column says, on the mount point of the layout; returns when it answers.
+    pub(crate) fn start(column: Column, layout: &Layout) -> anyhow::Result<Self> {
         // This program, also if its file has been replaced meanwhile.
         let process = Command::new("/proc/self/exe")
             // What goes wrong is seen by who measures; that a library could not answer while it is unmounted is nothing wrong.
-            .args(["bench-serve", lib.as_str(), serves.word(), "--log-level", "0"])
+            .args(["bench-serve", column.lib.as_str(), column.mode.name(), "--log-level", "0"])
             .arg(layout.dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -111,21 +110,13 @@ pub(crate) async fn serve(args: BenchServeArgs) -> anyhow::Result<()> {
 
 async fn mount(args: BenchServeArgs) -> anyhow::Result<Box<dyn Mount>> {
     let layout = Layout::at(args.dir);
-    let serves = Serves::of_word(&args.serves).context("it is one of the words that there are")?;
-    let (vfs, read_only): (Arc<dyn Vfs>, bool) = match serves {
-        Serves::Flist(mode) => (Arc::new(layout.filesystem(mode).await?), true),
-        Serves::Memory => {
-            let capacity = 2 * super::workload::MOST_WRITTEN;
-            let fs = MemFs::new(MemFsOptions { capacity, ..MemFsOptions::default() });
-            // Its root belongs to root, but who measures need not be root.
-            let for_all = SetAttr { perm: Some(0o777), ..SetAttr::default() };
-            fs.setattr(Ino::ROOT, None, for_all).await?;
-            (Arc::new(fs), false)
-        }
+    let vfs: Arc<dyn Vfs> = match args.mode {
+        Mode::ReadOnly => Arc::new(layout.filesystem().await?),
+        Mode::Overlay => Arc::new(layout.changeable().await?),
     };
     let options = MountOptions {
         source: "aysfs-bench".into(),
-        read_only,
+        read_only: args.mode == Mode::ReadOnly,
         passthrough: Passthrough::Auto,
         ..MountOptions::default()
     };

@@ -5,17 +5,13 @@
 
 use std::fmt::Write as _;
 
-use aysfs_engine::Mode;
-
-use super::measure::{Measured, mode_name};
+use super::measure::Measured;
 use super::report::{Figure, Report};
 use super::workload::{Pass, Workload};
+use crate::cli::Mode;
 
 /// Between columns.
 const GAP: &str = "  ";
-
-/// Marks work that was measured with a filesystem in memory.
-pub(super) const IN_MEMORY: char = '*';
 
 /// One column of text. All have the same number of lines.
 struct Text {
@@ -41,7 +37,7 @@ const HEAD: usize = 2;
 /// The table, in as many parts as it takes to stay within `width` characters.
 pub(super) fn table(report: &Report, width: usize) -> String {
     let mut parts: Vec<Part> = Vec::new();
-    for mode in [Mode::ReadOnly, Mode::Overlay] {
+    for mode in Mode::ALL {
         if report.columns.iter().all(|column| column.column.mode != mode) {
             continue;
         }
@@ -64,14 +60,14 @@ impl Part {
     fn of(report: &Report, modes: Vec<Mode>) -> Self {
         let rows: Vec<(Workload, Pass)> = Workload::ALL
             .into_iter()
-            .filter(|workload| modes.iter().any(|mode| workload.serves(*mode).is_some()))
+            .filter(|workload| modes.iter().any(|mode| workload.runs_in(*mode)))
             .flat_map(|workload| workload.passes().iter().map(move |pass| (workload, *pass)))
             .collect();
         let mut groups = vec![Group { title: String::new(), columns: names(report, &rows) }];
         groups.extend(modes.iter().map(|mode| {
             let columns = report.columns.iter().filter(|column| column.column.mode == *mode);
             let columns = columns.map(|column| figures(column, &rows)).collect();
-            Group { title: format!("mode {} ", mode_name(*mode)), columns }
+            Group { title: format!("mode {} ", mode.name()), columns }
         }));
         Self { modes, groups }
     }
@@ -111,9 +107,6 @@ impl Part {
 
 /// The columns on the left: work, unit, pass, and the directory's figures.
 fn names(report: &Report, rows: &[(Workload, Pass)]) -> Vec<Text> {
-    let in_memory = |workload: Workload| {
-        report.columns.iter().any(|column| Report::behind(workload, column.column.mode) == Some("memory"))
-    };
     let mut columns =
         [Align::Left, Align::Left, Align::Left, Align::Right].map(|align| Text { lines: Vec::new(), align });
     let mut line =
@@ -122,10 +115,9 @@ fn names(report: &Report, rows: &[(Workload, Pass)]) -> Vec<Text> {
     line([""; 4].map(String::from));
     for (workload, pass) in rows {
         let first = *pass == Pass::First;
-        let mark = if in_memory(*workload) { String::from(IN_MEMORY) } else { String::new() };
         let twice = workload.passes().len() > 1;
         line([
-            if first { format!("{}{mark}", workload.name()) } else { String::new() },
+            if first { workload.name().into() } else { String::new() },
             if first { workload.unit().name().into() } else { String::new() },
             if twice { pass.name().into() } else { String::new() },
             report.native(*workload).filter(|_| first).map(number).unwrap_or_default(),
@@ -207,7 +199,7 @@ mod tests {
                     speed: 1.357e6,
                 })
             };
-            let samples = Workload::ALL.into_iter().filter(|workload| workload.serves(mode).is_some());
+            let samples = Workload::ALL.into_iter().filter(|workload| workload.runs_in(mode));
             let messages = if (lib, mode) == (Lib::Fuser, Mode::Overlay) { vec![0.1] } else { vec![1.0] };
             Measured {
                 column: Column { lib, mode },
@@ -217,7 +209,7 @@ mod tests {
                 failure: ((lib, mode) == failed).then(|| "no fusermount3".into()),
             }
         };
-        let modes = [Mode::ReadOnly, Mode::Overlay];
+        let modes = Mode::ALL;
         Report {
             machine: Machine::this(),
             filesystem: "ext4".into(),

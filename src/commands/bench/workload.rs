@@ -5,16 +5,17 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use aysfs_engine::Mode;
 use aysfs_workload::work::{self, Hint};
 use aysfs_workload::{Stop, Tree};
+
+use crate::cli::Mode;
 
 /// How many pages are read at random at most: each may be a message.
 const PAGES: usize = 4000;
 /// How many files are made.
 const NEW_FILES: usize = 1000;
 /// How much is written at most, in bytes: it may be kept in memory.
-pub(crate) const MOST_WRITTEN: u64 = 256 << 20;
+const MOST_WRITTEN: u64 = 256 << 20;
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,18 +36,6 @@ pub(crate) enum Unit {
     Megabytes,
     Operations,
 }
-
-/// What is mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Serves {
-    /// The packed tree.
-    Flist(Mode),
-    /// An empty filesystem in memory.
-    Memory,
-}
-
-/// What a mount in mode OL is measured with where it has to be written: there are no local changes yet.
-const WRITABLE: Serves = Serves::Memory;
 
 /// What the kernel knows of the files before the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,13 +101,9 @@ impl Workload {
         if self.writes() { &[Pass::First] } else { &[Pass::First, Pass::Again] }
     }
 
-    /// What has to be mounted for it; nothing if it cannot be done in this mode.
-    pub(crate) fn serves(self, mode: Mode) -> Option<Serves> {
-        match (self.writes(), mode) {
-            (false, _) => Some(Serves::Flist(mode)),
-            (true, Mode::Overlay) => Some(WRITABLE),
-            (true, Mode::ReadOnly) => None,
-        }
+    /// Whether it can be done in this mode.
+    pub(crate) fn runs_in(self, mode: Mode) -> bool {
+        !self.writes() || mode == Mode::Overlay
     }
 
     /// Does it once at `place`.
@@ -171,24 +156,6 @@ impl Unit {
             Self::Megabytes => speed / 1e6,
             Self::Operations => speed,
         }
-    }
-}
-
-impl Serves {
-    const ALL: [Self; 3] = [Self::Flist(Mode::ReadOnly), Self::Flist(Mode::Overlay), Self::Memory];
-
-    /// How the process that serves it is told.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Flist(Mode::ReadOnly) => "RO",
-            Self::Flist(Mode::Overlay) => "OL",
-            Self::Memory => "memory",
-        }
-    }
-
-    /// The meaning of that word.
-    pub(crate) fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|serves| serves.word() == word)
     }
 }
 

@@ -1,11 +1,14 @@
 //! The processes that change a mount until it dies under them.
 
 use std::env;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use fastrand::Rng;
-use rustix::fs::{Gid, Mode, Uid};
+use memmap2::Mmap;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::contest::{self, Change};
@@ -34,6 +37,8 @@ pub(super) enum Kind {
     Worker,
     /// Whole files, under names that others want as well.
     Contender,
+    /// Keeps files open for reading, and mapped, wherever they are.
+    Reader,
 }
 
 /// A process of the load; ended when dropped.
@@ -86,6 +91,10 @@ impl Running {
         journal::read(&self.load.journal)
     }
 
+    pub(super) fn end(mut self) {
+        self.wait();
+    }
+
     pub(super) fn changes(mut self) -> Vec<Record<Change>> {
         self.wait();
         journal::read(&self.load.journal)
@@ -110,6 +119,39 @@ fn changes_a_mount_until_it_dies() {
     match load.kind {
         Kind::Contender => contest::fight(&load.own, &load.shared, &mut rng, &mut journal),
         Kind::Worker => work(&load.own, &mut rng, &mut journal, load.owner.0 == 0),
+        Kind::Reader => read(&load.own, &mut rng),
+    }
+}
+
+/// How many files a reader has open at once.
+const OPEN: usize = 60;
+
+/// Opens files below a directory and closes them in another order, until the mount is dead. What it reads is nobody's business: it
+/// changes all the time.
+fn read(own: &Path, rng: &mut Rng) {
+    let mut open: Vec<(File, Option<Mmap>)> = Vec::new();
+    loop {
+        // Some of them are there, most of the time.
+        let path = own.join(format!(
+            "{}{}",
+            ["", "a/", "b/", "a/c/", "b/new/"][rng.usize(..5)],
+            ["f0", "f1", "f2", "f3", "hard1"][rng.usize(..5)]
+        ));
+        if own.symlink_metadata().is_err() {
+            return;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(rustix::fs::CWD, &path, flags, Mode::empty()) else { continue };
+        let file = File::from(file);
+        let mut bytes = [0; 5000];
+        let _ = file.read_at(&mut bytes, rng.u64(..100_000));
+        // SAFETY: it is never looked at.
+        #[allow(unsafe_code)]
+        let mapping = rng.bool().then(|| unsafe { Mmap::map(&file) }.ok()).flatten();
+        if open.len() == OPEN {
+            open.swap_remove(rng.usize(..OPEN));
+        }
+        open.push((file, mapping));
     }
 }
 

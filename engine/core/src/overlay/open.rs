@@ -9,9 +9,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aysfs_store::Lent;
 use aysfs_vfs::{Fh, Ino, Name};
 
 use super::tree::Found;
+
+/// The permissions that lend the rights of a file's owner or its group: set-user-ID and set-group-ID.
+pub(super) const LENDS_RIGHTS: u32 = 0o6000;
 
 /// A directory as it was when its listing began.
 pub(super) type Listing = Arc<Vec<(Name, Found)>>;
@@ -38,6 +42,8 @@ struct OpenFile {
     running: u64,
     /// What the kernel reads and writes by itself: decided by the first open, for all of them.
     backing: Option<Arc<File>>,
+    /// What says that it may: of a file that was in the base when it was opened.
+    lent: Option<Arc<Lent>>,
 }
 
 /// A descriptor of a file of the upper.
@@ -46,19 +52,19 @@ pub(super) struct UpperFile {
     pub(super) file: Arc<File>,
     /// It was opened for reading and writing, not for reading alone.
     pub(super) is_writable: bool,
+    /// Its permissions lend the rights of its owner or its group. Each write by others has to take them away, so it must not pass
+    /// through.
+    pub(super) lends_rights: bool,
 }
 
 impl OpenFiles {
-    /// Counts a handle of a file of the base; the first decides on the backing file.
-    pub(super) fn open_base(
-        &self,
-        ino: Ino,
-        backing: impl FnOnce() -> Option<Arc<File>>,
-    ) -> Option<Arc<File>> {
+    /// Counts a handle of a file of the base; the first decides whether it passes through.
+    pub(super) fn open_base(&self, ino: Ino, lend: impl FnOnce() -> Option<Arc<Lent>>) -> Option<Arc<File>> {
         let mut files = lock(&self.files);
         let open = files.entry(ino).or_default();
         if open.handles == 0 {
-            open.backing = backing();
+            open.lent = lend();
+            open.backing = open.lent.as_ref().map(|lent| lent.file().clone());
         }
         open.handles += 1;
         open.backing.clone()
@@ -78,7 +84,7 @@ impl OpenFiles {
             None => open_file()?,
         };
         let open = files.entry(ino).or_default();
-        if open.handles == 0 && file.is_writable {
+        if open.handles == 0 && file.is_writable && !file.lends_rights {
             open.backing = Some(file.file.clone());
         }
         open.handles += 1;
@@ -106,6 +112,11 @@ impl OpenFiles {
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {
         lock(&self.files).contains_key(&ino) || lock(&self.directories).handles.contains_key(&ino)
+    }
+
+    /// The cached file that the handles of a file of the base pass through to.
+    pub(super) fn lent(&self, ino: Ino) -> Option<Arc<Lent>> {
+        lock(&self.files).get(&ino)?.lent.clone()
     }
 
     /// The descriptor of an open file of the upper.
@@ -181,7 +192,7 @@ mod tests {
     const INO: Ino = Ino(7);
 
     fn file(is_writable: bool) -> UpperFile {
-        UpperFile { file: Arc::new(tempfile::tempfile().expect("a file")), is_writable }
+        UpperFile { file: Arc::new(tempfile::tempfile().expect("a file")), is_writable, lends_rights: false }
     }
 
     fn open(files: &OpenFiles, writes: bool, file: &UpperFile) -> Option<Arc<File>> {

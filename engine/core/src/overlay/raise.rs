@@ -9,8 +9,8 @@ use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aysfs_flist::{Kind, Node};
-use aysfs_store::FetchError;
+use aysfs_flist::{Kind, Node, NodeRef};
+use aysfs_store::{FetchError, VerifiedFile};
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
@@ -19,9 +19,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::at::At;
 use super::change::redirect;
+use super::lend::Taking;
 use super::marks::Mark;
-use super::open::UpperFile;
-use super::stage::{Content, copy_content, segments};
+use super::open::{LENDS_RIGHTS, UpperFile};
+use super::stage::{Content, Staged, copy_content, segments};
 use super::times::Times;
 use super::tree::{Data, Found, Origin, Place, Tree};
 use super::{Inner, blocking, origin};
@@ -48,10 +49,13 @@ struct CopyUpError {
 }
 
 /// What has to be done.
+#[derive(Clone, Debug)]
 enum Step {
     Nothing,
     /// Make a copy of what is in the base.
     Install(Node, Need),
+    /// Make the file of the cache, which its handles read, the one of the upper.
+    Take(Node, Taking),
     /// Add the content to a copy that has only the attributes.
     Fill(Origin, Need),
 }
@@ -62,8 +66,23 @@ impl Step {
         match self {
             Self::Install(node, Need::Content) => Some(Origin::Base(*node)),
             Self::Fill(origin, Need::Content) => Some(origin.clone()),
-            Self::Nothing | Self::Install(..) | Self::Fill(..) => None,
+            Self::Nothing | Self::Install(..) | Self::Take(..) | Self::Fill(..) => None,
         }
+    }
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    Whole,
+    /// What it was a copy of was changed meanwhile: the cache has the content elsewhere by now.
+    Torn,
+}
+
+impl Copied {
+    /// How it fared with what was read from a file until now.
+    fn from(file: &VerifiedFile) -> Self {
+        if file.is_intact() { Self::Whole } else { Self::Torn }
     }
 }
 
@@ -90,6 +109,12 @@ impl Turns {
         };
         turn.lock_owned().await
     }
+
+    /// Whether a file is being copied up, or about to be.
+    pub(super) fn is_taken(&self, ino: Ino) -> bool {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.get(&ino).is_some_and(|turn| Arc::strong_count(turn) > 1)
+    }
 }
 
 impl Inner {
@@ -110,28 +135,50 @@ impl Inner {
         let turn = Turn::Held { _until_dropped: self.turns.wait(ino).await };
         // Somebody else may have done some of it; the content is the same.
         let step = self.step(ino, need)?;
-        if let (Some(origin), None) = (step.needs_content(), &fetched) {
-            fetched = Some(self.fetch(ino, &origin).await?);
+        if let Some(origin) = step.needs_content() {
+            loop {
+                let file = match fetched.take() {
+                    Some(file) => file,
+                    None => self.fetch(ino, &origin).await?,
+                };
+                let (inner, step) = (self.clone(), step.clone());
+                match blocking(move || inner.copy(ino, &step, &file)).await? {
+                    Copied::Whole => return Ok(turn),
+                    Copied::Torn => {}
+                }
+            }
         }
         let inner = self.clone();
-        match (step, fetched) {
-            (Step::Nothing, _) => {}
-            (Step::Install(node, Need::Content), Some(file)) => {
-                blocking(move || inner.install(ino, node, &Content::Copy(&file))).await?;
-            }
-            (Step::Install(node, Need::Attributes), _) => {
+        match step {
+            Step::Nothing => {}
+            Step::Take(node, taking) => blocking(move || inner.take(ino, node, &taking)).await?,
+            Step::Install(node, Need::Attributes) => {
                 let of = self.w.base().index().node(node).map_err(damaged)?;
                 let mark = self.w.lower.content(&of)?.as_ref().and_then(origin::to_mark);
                 let path = redirect(&self.w, node)?;
                 self.install(ino, node, &Content::Below { path: &path, mark })?;
             }
-            (Step::Install(node, _), _) => self.install(ino, node, &Content::Empty)?,
-            (Step::Fill(origin, Need::Content), Some(file)) => {
-                blocking(move || inner.fill(ino, &origin, &file)).await?;
-            }
-            (Step::Fill(..), _) => self.empty(ino)?,
+            Step::Install(node, _) => self.install(ino, node, &Content::Empty)?,
+            Step::Fill(..) => self.empty(ino)?,
         }
         Ok(turn)
+    }
+
+    /// Does a step that takes content.
+    fn copy(&self, ino: Ino, step: &Step, from: &VerifiedFile) -> Result<Copied> {
+        match step {
+            Step::Install(node, _) => {
+                let of = self.w.base().index().node(*node).map_err(damaged)?;
+                let staged = self.w.stage_leaf(&of, &Content::Copy(from.file()))?;
+                match Copied::from(from) {
+                    Copied::Whole => self.install_staged(ino, &of, &staged, Data::Here)?,
+                    Copied::Torn => return Ok(Copied::Torn),
+                }
+                Ok(Copied::Whole)
+            }
+            Step::Fill(origin, _) => self.fill(ino, origin, from),
+            Step::Nothing | Step::Take(..) => Ok(Copied::Whole),
+        }
     }
 
     /// Whether the content may still be added, which is not to undo what happens to the times meanwhile.
@@ -152,7 +199,10 @@ impl Inner {
         let of = self.w.lower.find(ino)?;
         match of.kind() {
             Kind::Directory => Err(ErrorKind::IsADirectory.into()),
-            _ => Ok(Step::Install(of.number(), self.kind_of_need(of.number(), need)?)),
+            _ => Ok(match self.taking(ino, &of)? {
+                Some(taking) => Step::Take(of.number(), taking),
+                None => Step::Install(of.number(), self.kind_of_need(of.number(), need)?),
+            }),
         }
     }
 
@@ -167,7 +217,7 @@ impl Inner {
         })
     }
 
-    async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<File>> {
+    async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<VerifiedFile>> {
         let cached = match origin {
             Origin::Base(node) => {
                 let of = self.w.base().index().node(*node).map_err(damaged)?;
@@ -188,13 +238,24 @@ impl Inner {
 
     /// Makes a copy, and gives it the names that the file has.
     fn install(&self, ino: Ino, node: Node, content: &Content<'_>) -> Result<()> {
-        let w = &self.w;
-        let of = w.base().index().node(node).map_err(damaged)?;
-        let staged = w.stage_leaf(&of, content)?;
+        let of = self.w.base().index().node(node).map_err(damaged)?;
+        let staged = self.w.stage_leaf(&of, content)?;
         let data = match content {
             Content::Below { .. } => Data::Below(Origin::Base(node)),
             Content::Copy(_) | Content::Empty => Data::Here,
         };
+        self.install_staged(ino, &of, &staged, data)
+    }
+
+    /// Gives a copy the names that the file has.
+    pub(super) fn install_staged(
+        &self,
+        ino: Ino,
+        of: &NodeRef<'_>,
+        staged: &Staged<'_>,
+        data: Data,
+    ) -> Result<()> {
+        let (w, node) = (&self.w, of.number());
         let stat = staged.at().stat()?;
 
         let mut tree = self.tree();
@@ -203,7 +264,7 @@ impl Inner {
             tree.names_gone_before(w, node)?;
         }
         let mut names: Vec<(Place, Arc<OwnedFd>)> = Vec::new();
-        for (parent, name) in w.base().names(&of).map_err(damaged)? {
+        for (parent, name) in w.base().names(of).map_err(damaged)? {
             let place = Place { parent: Base::ino(parent), name: raw::name(&name)? };
             let directory = match tree.raised(w, place.parent) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -221,7 +282,7 @@ impl Inner {
                 Some(Arc::new(openat(&w.upper.work, staged.name(), flags, Mode::empty())?))
             }
             false => {
-                tree.name_copy(w, &staged, &names)?;
+                tree.name_copy(w, staged, &names)?;
                 None
             }
         };
@@ -234,7 +295,7 @@ impl Inner {
     ///
     /// As long as the mark says that the content is in the base, nobody looks at what is here, and the times are in a mark as
     /// well: a crash half-way changes nothing that can be seen.
-    fn fill(&self, ino: Ino, origin: &Origin, from: &File) -> Result<()> {
+    fn fill(&self, ino: Ino, origin: &Origin, from: &VerifiedFile) -> Result<Copied> {
         let w = &self.w;
         let (size, segments) = match origin {
             Origin::Base(node) => {
@@ -247,13 +308,16 @@ impl Inner {
         let file = self.without_content(ino)?;
         let times = Times::of(&fstat(&file)?);
         w.upper.set_mark_of(&file, Mark::Times, times.to_mark().as_bytes())?;
-        let copied = copy_content(size, segments, from, &file).and_then(|()| Ok(file.sync_data()?));
-        if copied.is_err() {
+        let copied = copy_content(size, segments, from.file(), &file)
+            .and_then(|()| Ok(file.sync_data()?))
+            .map(|()| Copied::from(from));
+        let is_whole = matches!(copied, Ok(Copied::Whole));
+        if !is_whole {
             // What did not fit must not take the room that is left.
             let _ = file.set_len(0).and_then(|()| file.set_len(size));
         }
         times.restore(&file)?;
-        if copied.is_ok() {
+        if is_whole {
             self.has_content(ino, &file)?;
         }
         w.upper.clear_mark_of(&file, Mark::Times)?;
@@ -322,5 +386,6 @@ pub(super) fn open_upper(at: &At, writes: bool) -> Result<UpperFile> {
         (Err(Errno::ACCESS), true) => (at.open(OFlags::RDWR)?, true),
         (opened, _) => (opened?, true),
     };
-    Ok(UpperFile { file: Arc::new(file), is_writable })
+    let lends_rights = fstat(&file)?.st_mode & LENDS_RIGHTS != 0;
+    Ok(UpperFile { file: Arc::new(file), is_writable, lends_rights })
 }

@@ -36,6 +36,11 @@ impl Staged<'_> {
         &self.name
     }
 
+    /// Leaves the name where it is.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+
     pub(super) fn at(&self) -> At {
         At::Named(self.w.upper.work.clone(), self.name.clone())
     }
@@ -125,7 +130,7 @@ impl World {
     }
 
     /// Gives a copy the attributes of what it is a copy of.
-    fn dress(&self, of: &NodeRef<'_>, copy: &At) -> Result<()> {
+    pub(super) fn dress(&self, of: &NodeRef<'_>, copy: &At) -> Result<()> {
         let attr = self.base().attr(of).map_err(damaged)?;
         let unprivileged = self.upper.form == Form::User;
         let mut perm = attr.perm;

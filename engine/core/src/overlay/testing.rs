@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::marks::Form;
 use super::{Upper, World};
+use crate::AysFs;
 use crate::base::Base;
-use crate::{AysFs, Mode};
 
 /// Layers in a directory of their own.
 pub(super) struct Layers {
@@ -34,7 +34,7 @@ impl Layers {
         let cache = Cache::open(&dir.path().join("cache"), CacheOptions::default()).expect("a cache");
         let stors = Arc::new(Mirror::new(Arc::new(MemStore::new()), []));
         let upper = Upper::open_as(dir.path(), Path::new("/m"), Form::User).expect("local changes");
-        let lower = AysFs::new(base, cache, stors, Mode::ReadOnly);
+        let lower = AysFs::new(base, cache, stors);
         Self { dir, w: World { lower, upper } }
     }
 

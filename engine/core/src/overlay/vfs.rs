@@ -68,13 +68,15 @@ impl Inner {
     }
 
     /// Opens a file where it is now. The lock of the tree is held meanwhile, so that it cannot be copied up unnoticed.
-    fn opened(&self, ino: Ino, writes: bool) -> Result<Opened> {
+    fn opened(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let writes = flags.write || flags.truncate;
         let mut tree = self.tree();
         let backing = if self.is_in_upper(&tree, ino)? {
             let at = tree.at(&self.w, ino)?;
             self.open.open_upper(ino, writes, || open_upper(&at, writes))?
         } else {
-            self.open.open_base(ino, || None)
+            let lend = || self.lending.lend(&self.w, &tree, &self.turns, ino);
+            self.open.open_base(ino, || flags.passthrough.then(lend).flatten())
         };
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
     }
@@ -304,7 +306,7 @@ impl Vfs for Overlay {
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         self.0.is_in_upper(&self.0.tree(), ino)?;
         if !flags.write && !flags.truncate {
-            let opened = self.0.opened(ino, false)?;
+            let opened = self.0.opened(ino, flags)?;
             if flags.execute {
                 self.0.open.run(ino);
                 return Ok(Opened { fh: RUNNING, ..opened });
@@ -315,7 +317,7 @@ impl Vfs for Overlay {
             return Err(ErrorKind::TextBusy.into());
         }
         let _turn = self.0.raise(ino, if flags.truncate { Need::NoContent } else { Need::Content }).await?;
-        let opened = self.0.opened(ino, true)?;
+        let opened = self.0.opened(ino, flags)?;
         if flags.truncate {
             let truncated = self.0.writable_file(ino).and_then(|file| Ok(file.set_len(0)?));
             let touched = truncated

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aysfs_engine::{AysFs, Form, Mode, Overlay, Upper};
+use aysfs_engine::{AysFs, Form, Overlay, Upper};
 use aysfs_flist::Entry as ListEntry;
 use aysfs_vfs::memfs::MemFs;
 use aysfs_vfs::{
@@ -134,7 +134,7 @@ fn set_by_somebody(time: Time) -> Option<Time> {
 
 fn flags(access: Access) -> OpenFlags {
     let Access { read, write, truncate } = access;
-    OpenFlags { read, write, truncate, ..OpenFlags::default() }
+    OpenFlags { read, write, truncate, passthrough: true, ..OpenFlags::default() }
 }
 
 impl Pair {
@@ -168,7 +168,7 @@ impl Pair {
     fn mount(&mut self) {
         let upper = Upper::open_as(&self.backend(), Path::new("/mnt"), self.form).expect("an upper");
         let base = self.lab.base(&self.entries);
-        let lower = AysFs::new(base, self.lab.cache(), self.lab.stors(), Mode::ReadOnly);
+        let lower = AysFs::new(base, self.lab.cache(), self.lab.stors());
         self.ours = Some(Overlay::new(lower, upper).expect("a view"));
         self.held = BTreeMap::from([(Ino::ROOT, (ROOT, 0))]);
         self.to_model = HashMap::from([(Ino::ROOT, Ino::ROOT)]);

@@ -8,17 +8,18 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use md5::{Digest, Md5};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, fstat, ftruncate, linkat, mkdirat, openat, renameat,
-    unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, fchmod, flock, fstat, ftruncate,
+    linkat, mkdirat, openat, renameat, seek, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, geteuid, getpid, test_kill_process};
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use super::lock;
 use super::seal::{Boot, Seal, Stamp};
+use super::verified::{Name, VerifiedFile};
 use crate::ContentId;
 
 /// Where files are that have a name but no content yet.
@@ -68,7 +70,7 @@ pub enum CacheError {
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     boot: Boot,
     /// Verified by this process, where the filesystem cannot keep a seal.
     unsealed: Mutex<HashMap<ContentId, Stamp>>,
@@ -86,7 +88,7 @@ pub(super) enum Found {
     /// Nothing that could be the content.
     Absent,
     /// The content, verified since the machine started.
-    Verified(File),
+    Verified(VerifiedFile),
     /// A file of the right size.
     Doubtful(Doubtful),
 }
@@ -95,8 +97,32 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Doubtful {
     file: File,
+    other_use: Use,
     /// The digest of its bytes according to its seal, where it need not be the id.
     sealed: Option<ContentId>,
+}
+
+/// What others do with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// They read it at most: while it is open here, nobody can lend it.
+    Read,
+    /// Somebody has lent it.
+    Lent,
+}
+
+impl Use {
+    fn of(file: &File) -> Self {
+        match flock(file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Self::Lent,
+            Ok(()) => {
+                let _ = flock(file, FlockOperation::Unlock);
+                Self::Read
+            }
+            // Where there are no locks, nothing is lent.
+            Err(_) => Self::Read,
+        }
+    }
 }
 
 /// A file that is being written.
@@ -149,7 +175,7 @@ impl Disk {
         sweep(&path.join(PARTIAL));
         Ok(Self {
             path,
-            root,
+            root: Arc::new(root),
             boot,
             unsealed: Mutex::default(),
             shunned: Mutex::default(),
@@ -166,10 +192,16 @@ impl Disk {
         }
         // A FIFO that someone put there must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(&self.root, name(id), flags, Mode::empty()) else {
+        let opened = match openat(&self.root, name(id), flags, Mode::empty()) {
+            // No FIFO says that: somebody just asks whether he is the only one who has it open.
+            Err(Errno::AGAIN) => openat(&self.root, name(id), flags - OFlags::NONBLOCK, Mode::empty()),
+            opened => opened,
+        };
+        let Ok(file) = opened.map(File::from) else {
             return Found::Absent;
         };
-        let file = File::from(file);
+        // Before the seal: a file that is given away loses its seal first, and then its lock.
+        let other_use = Use::of(&file);
         let stat = match fstat(&file) {
             Ok(stat) if is_ours(&stat) && u64::try_from(stat.st_size) == Ok(size) => stat,
             Ok(_) | Err(_) => return Found::Absent,
@@ -177,27 +209,48 @@ impl Disk {
         let seal = Seal::read(&file).filter(|seal| seal.is_of(id));
         let sealed = seal.as_ref().is_some_and(|seal| seal.fits(&self.boot, &stat));
         if sealed || lock(&self.unsealed).get(id) == Some(&Stamp::of(&stat)) {
-            Found::Verified(file)
+            Found::Verified(self.verified(file, id, other_use))
         } else {
-            Found::Doubtful(Doubtful { file, sealed: seal.and_then(|seal| seal.plain) })
+            Found::Doubtful(Doubtful { file, other_use, sealed: seal.and_then(|seal| seal.plain) })
         }
     }
 
     /// Hashes a file, all of it: if it is the content, it is sealed again; otherwise it is shunned.
-    pub(super) fn verify(&self, doubtful: Doubtful, id: &ContentId) -> io::Result<Option<File>> {
-        let Doubtful { file, sealed } = doubtful;
-        let found = digest(&file, id).inspect_err(|_| self.shun(id))?;
+    pub(super) fn verify(&self, doubtful: Doubtful, id: &ContentId) -> io::Result<Option<VerifiedFile>> {
+        let Doubtful { file, other_use, sealed } = doubtful;
+        let found = digest(&file, id);
+        if !self.has(id, &file) {
+            // It was given away meanwhile, or replaced: whoever reads it will find that out.
+            return Ok(Some(self.verified(file, id, Use::Lent)));
+        }
+        let found = found.inspect_err(|_| self.shun(id))?;
         // The MD5 in a v1 flist may be that of the stored body: then only the seal knows that of the file.
         if found == *id || sealed == Some(found) {
             // Without a new seal it is hashed again by the next process: no reason not to use it.
             if let Err(error) = self.seal(&file, id, found) {
                 tracing::debug!("{id} cannot be sealed: {error}");
             }
-            Ok(Some(file))
+            Ok(Some(self.verified(file, id, other_use)))
         } else {
             self.shun(id);
             Ok(None)
         }
+    }
+
+    fn verified(&self, file: File, id: &ContentId, other_use: Use) -> VerifiedFile {
+        match other_use {
+            Use::Lent => VerifiedFile::watched(file, self.name(id)),
+            Use::Read => VerifiedFile::new(file),
+        }
+    }
+
+    fn name(&self, id: &ContentId) -> Name {
+        Name { root: self.root.clone(), name: name(id) }
+    }
+
+    /// Whether a file is the one that the directory has under an id, and has no other name.
+    pub(super) fn has(&self, id: &ContentId, file: &File) -> bool {
+        self.name(id).leads_to(file) && fstat(file).is_ok_and(|stat| stat.st_nlink == 1)
     }
 
     /// A new file of `size` bytes, all of them a hole.
@@ -219,6 +272,48 @@ impl Disk {
             .tempfile_in(self.path.join(PARTIAL))?
             .into_parts();
         Ok(PartialFile { file, name: Some(name) })
+    }
+
+    /// A file with the bytes of another one, its holes included.
+    pub(super) fn copy(&self, from: &File) -> io::Result<PartialFile> {
+        let size = from.metadata()?.len();
+        let copy = self.create(size)?;
+        let mut end = 0;
+        // Whatever has no holes, or cannot tell, is one piece.
+        while let Ok(start) = seek(from, SeekFrom::Data(end)) {
+            end = seek(from, SeekFrom::Hole(start)).unwrap_or(size);
+            copy_part(from, &copy.file, start..end)?;
+        }
+        Ok(copy)
+    }
+
+    /// Puts a copy in the place of a verified file, which gets another name, in another directory, and loses its seal.
+    /// If that fails, nothing has happened.
+    pub(super) fn swap(
+        &self,
+        id: &ContentId,
+        file: &File,
+        copy: &PartialFile,
+        directory: &OwnedFd,
+        new_name: &[u8],
+    ) -> io::Result<File> {
+        let plain = Seal::read(file).and_then(|seal| seal.plain).unwrap_or(*id);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(CWD, path, directory, new_name, AtFlags::SYMLINK_FOLLOW)?;
+        let placed = Seal::remove(file).and_then(|()| self.publish(copy, id, plain));
+        if placed.is_err() {
+            let _ = unlinkat(directory, new_name, AtFlags::empty());
+            // Without it the file is hashed again by others, and sealed then.
+            let _ = self.seal(file, id, plain);
+        }
+        placed
+    }
+
+    /// Tries to give a file of this directory a name in another one.
+    pub(super) fn can_give_to(&self, directory: &OwnedFd, name: &[u8]) -> io::Result<()> {
+        let file = self.create(0)?;
+        linkat(CWD, file.link(), directory, name, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(unlinkat(directory, name, AtFlags::empty())?)
     }
 
     /// Gives a verified file its name, and opens it for reading only.
@@ -342,6 +437,20 @@ pub(super) fn digest(file: &File, id: &ContentId) -> io::Result<ContentId> {
     })
 }
 
+/// Copies a part of a file to the same place in another one, without moving the bytes where the filesystem can.
+fn copy_part(from: &File, to: &File, part: Range<u64>) -> io::Result<()> {
+    let (mut source, mut target) = (part.start, part.start);
+    while source < part.end {
+        let length = usize::try_from(part.end - source).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// A content's name below the directory.
 fn name(id: &ContentId) -> String {
     let hex = id.to_string();
@@ -397,7 +506,7 @@ mod tests {
             assert_eq!(digest(&file, &id).expect("readable"), id);
             let Found::Verified(found) = disk.find(&id, 5) else { panic!("published and sealed") };
             let inode = |file: &File| file.metadata().expect("stat").ino();
-            assert_eq!(inode(&found), inode(partial.file()));
+            assert_eq!(inode(found.file()), inode(partial.file()));
             file.write_at(b"x", 0).expect_err("what is handed out cannot be written");
         }
         assert_eq!(files(&directory.path().join(PARTIAL)), 0);

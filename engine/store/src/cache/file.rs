@@ -1,7 +1,6 @@
 //! Reading one content.
 
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +12,8 @@ use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::Fetch;
 use super::partial::{Accept, Arrived, Partial, Want};
-use super::{Cache, Place, append_at, lock};
+use super::verified::VerifiedFile;
+use super::{Cache, Place, lock};
 use crate::{Content, Mirror};
 
 /// How many chunks of a file are fetched at once when all of it is wanted: some leave room for other readers.
@@ -44,7 +44,9 @@ impl CachedFile {
             match self.cache.locate(&self.content) {
                 Place::Open(file) => {
                     let mut bytes = buffer(&part);
-                    match append_at(&file, part.clone(), &mut bytes) {
+                    match file.append(part.clone(), &mut bytes) {
+                        // Whatever came of it.
+                        _ if !file.is_intact() => self.cache.let_go(&self.content, &file),
                         Ok(()) => {
                             self.cache.counters.hits.add(1);
                             return Ok(bytes.into());
@@ -65,28 +67,29 @@ impl CachedFile {
 
     /// The verified file, if it is there: for a reader that can do without this cache's help. Never waits for a
     /// fetch or a verification.
-    pub fn complete(&self) -> Option<Arc<File>> {
+    pub fn complete(&self) -> Option<Arc<VerifiedFile>> {
         if self.content.size == 0 {
             return Some(self.cache.empty.clone());
         }
-        match lock(&self.cache.files).get(&self.content) {
-            Some(Place::Open(file)) => return Some(file),
-            Some(Place::Partial(_)) => return None,
-            None => {}
+        loop {
+            let known = lock(&self.cache.files).get(&self.content);
+            match known {
+                Some(Place::Open(file)) if file.is_intact() => return Some(file),
+                Some(Place::Open(file)) => self.cache.let_go(&self.content, &file),
+                Some(Place::Partial(_)) => return None,
+                None => match self.cache.disk.find(&self.content.id, self.content.size) {
+                    Found::Verified(file) => self.cache.admit_found(&self.content, file),
+                    Found::Doubtful(_) | Found::Absent => return None,
+                },
+            }
         }
-        let Found::Verified(file) = self.cache.disk.find(&self.content.id, self.content.size) else {
-            return None;
-        };
-        let file = Arc::new(file);
-        self.cache.admit(&self.content, file.clone());
-        Some(file)
     }
 
     /// Fetches what is missing, and waits for the verified file.
     ///
     /// # Errors
     /// If no stor gives a chunk, and if the cache directory cannot hold the file: reading it may still work.
-    pub async fn fetch_all(&self) -> Result<Arc<File>, FetchError> {
+    pub async fn fetch_all(&self) -> Result<Arc<VerifiedFile>, FetchError> {
         loop {
             if let Some(file) = self.complete() {
                 return Ok(file);

@@ -2,7 +2,6 @@
 //!
 //! Lock order: the cache's table of files, then a partial's state. Nothing waits while it holds either.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
@@ -14,6 +13,7 @@ use super::disk::{Disk, PartialFile};
 use super::error::FetchError;
 use super::memory::MemoryChunk;
 use super::sparse::Region;
+use super::verified::VerifiedFile;
 use super::{append_at, lock};
 use crate::Content;
 
@@ -24,7 +24,7 @@ pub(super) type Task<T> = Shared<BoxFuture<'static, T>>;
 pub(super) type ChunkTask = Task<Result<Arrived, FetchError>>;
 
 /// The check of a whole file, which ends with its name.
-pub(super) type Publication = Task<Result<Arc<File>, FetchError>>;
+pub(super) type Publication = Task<Result<Arc<VerifiedFile>, FetchError>>;
 
 /// Where a verified chunk is.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl Partial {
     }
 
     /// Notes that the file needs no check: it was published with its only chunk.
-    pub(super) fn published(&self, ended: Result<Arc<File>, FetchError>) {
+    pub(super) fn published(&self, ended: Result<Arc<VerifiedFile>, FetchError>) {
         lock(&self.state).publication = Some(ready(ended).boxed().shared());
     }
 

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use md5::{Digest, Md5};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Stat, XattrFlags, fgetxattr, fsetxattr};
+use rustix::fs::{Stat, XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
 use crate::ContentId;
@@ -133,6 +133,14 @@ impl Seal {
         match fsetxattr(file, XATTR, &self.to_bytes(), XattrFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes it off a file; one that has none is no error.
+    pub(super) fn remove(file: &File) -> io::Result<()> {
+        match fremovexattr(file, XATTR) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

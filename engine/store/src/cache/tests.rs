@@ -2,6 +2,7 @@
 
 mod directory;
 mod faults;
+mod lending;
 mod reading;
 mod speed;
 

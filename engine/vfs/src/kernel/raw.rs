@@ -82,6 +82,7 @@ pub fn open_flags(raw: u32) -> OpenFlags {
         exclusive: flags.contains(OFlags::EXCL),
         direct: flags.contains(OFlags::DIRECT),
         execute: flags.contains(EXECUTE),
+        passthrough: false,
     }
 }
 

@@ -24,11 +24,11 @@ async fn reads_well(bench: &Bench, content: &Content, asked: usize) {
 }
 
 /// A filesystem of its own, unmounted when dropped.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
     /// `None`, with a word about it, where mounting is not allowed.
-    fn new(kind: &str, at: PathBuf, data: Option<&std::ffi::CStr>) -> Option<Self> {
+    pub(super) fn new(kind: &str, at: PathBuf, data: Option<&std::ffi::CStr>) -> Option<Self> {
         fs::create_dir_all(&at).expect("a mount point");
         match mount("none", &at, kind, MountFlags::empty(), data) {
             Ok(()) => Some(Self(at)),

@@ -84,7 +84,7 @@ async fn an_empty_file_asks_no_stor() {
     for content in [Content::v1(md5(b""), 0), object(b"").0] {
         let file = bench.file(&content);
         assert_eq!(file.read(0, 100).await.expect("nothing to fetch"), "");
-        assert_eq!(file.complete().expect("it is there").metadata().expect("stat").len(), 0);
+        assert_eq!(file.complete().expect("it is there").file().metadata().expect("stat").len(), 0);
         file.fetch_all().await.expect("nothing to fetch");
     }
     assert_eq!(bench.cache.stats().fetches, 0);
@@ -119,7 +119,7 @@ async fn chunks_are_served_while_others_arrive() {
     assert_eq!(border.await.expect("it arrived"), at(second - 50));
     let whole = file.fetch_all().await.expect("all chunks are there");
     let mut bytes = vec![0; plain.len()];
-    whole.read_exact_at(&mut bytes, 0).expect("readable");
+    whole.file().read_exact_at(&mut bytes, 0).expect("readable");
     assert!(bytes == plain);
     assert_eq!(bench.names(), [content.id.to_string()]);
     for chunk in content.chunks.iter() {
@@ -230,7 +230,7 @@ async fn more_files_than_may_be_open() {
         let expected = format!("file {n}");
         assert_eq!(bench.file(content).read(0, 100).await.expect("cached"), expected);
         let mut bytes = vec![0; expected.len()];
-        kept[n].read_exact_at(&mut bytes, 0).expect("a handle stays valid");
+        kept[n].file().read_exact_at(&mut bytes, 0).expect("a handle stays valid");
         assert_eq!(bytes, expected.as_bytes());
         assert_eq!(bench.stor().asked(&content.chunks[0].key), 1);
     }
@@ -265,7 +265,7 @@ async fn zeros_take_no_space() {
     }] {
         bench.stor().give(&content.chunks[0].key, &stored);
         let file = bench.file(&content).fetch_all().await.expect("fetched");
-        assert!(file.metadata().expect("stat").blocks() * 512 <= 64 << 10, "{content:?}");
+        assert!(file.file().metadata().expect("stat").blocks() * 512 <= 64 << 10, "{content:?}");
         assert_eq!(bench.file(&content).read(4_999_999, 3).await.expect("cached"), &[0, 1, 0][..]);
     }
 }
@@ -320,7 +320,7 @@ async fn peeking_and_removing() {
 
     bench.cache.remove(&content.id, content.size).expect("removable");
     assert!(!bench.cache.contains(&content.id, content.size));
-    assert_eq!(held.metadata().expect("stat").len(), 10);
+    assert_eq!(held.file().metadata().expect("stat").len(), 10);
     assert_eq!(bench.file(&content).read(0, 4).await.expect("fetched again"), "here");
     assert_eq!(bench.stor().asked(key), 2);
     bench.cache.remove(&ContentId::Md5([0; 16]), 0).expect("nothing to remove");

@@ -72,7 +72,12 @@ fn writing_takes_set_uid_away(at: &Path) {
     assert_eq!(mode(&file), 0o6777, "root may keep the bits");
     assert!(as_nobody(at, "echo more >> f"));
     assert_eq!(mode(&file), 0o777);
-    assert_eq!(fs::read(&file).expect("read"), b"by rootmore\n");
+    for change in ["truncate -s 9 f", "fallocate -l 9 f", "printf %s \"by rootmo\" 1<> f"] {
+        set_mode(&file, 0o6777);
+        assert!(as_nobody(at, change), "{change}");
+        assert_eq!(mode(&file), 0o777, "{change}");
+    }
+    assert_eq!(fs::read(&file).expect("read"), b"by rootmo");
 }
 
 fn a_new_owner_takes_set_uid_away(at: &Path) {

@@ -271,6 +271,7 @@ impl Tree {
             raised: true,
             children: None,
             more_subdirectories: 0,
+            has_no_default_acl: false,
         };
         self.objects.insert(ino, Object::Directory(directory));
         Child::There(ino, FileType::Directory)
@@ -287,7 +288,17 @@ impl Tree {
         }
         let ino = self.new_ino();
         self.by_key.insert(key, ino);
-        self.objects.insert(ino, Object::Leaf(Leaf { places: vec![place], kind, data, key, nameless: None }));
+        self.objects.insert(
+            ino,
+            Object::Leaf(Leaf {
+                places: vec![place],
+                kind,
+                data,
+                key,
+                nameless: None,
+                has_no_capability: false,
+            }),
+        );
         ino
     }
 

@@ -4,6 +4,7 @@
 //! (see [`raise`](super::raise)); directories are copied up here, since they have none.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use aysfs_flist::Node;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Caller, ErrorKind, FileKind, Ino, Name, RenameMode, Result, SetTime, Time};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, mkdirat, mknodat, openat, renameat_with,
-    symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, fstat, mkdirat, mknodat, openat,
+    renameat_with, symlinkat, unlinkat,
 };
 
 use super::at::At;
@@ -25,7 +26,8 @@ use crate::base::damaged;
 /// Of ext4; beyond it the local filesystem says no anyway.
 const SYMLINK_MAX: usize = 4095;
 const SET_GROUP: u32 = 0o2000;
-const DEFAULT_ACL: &str = "system.posix_acl_default";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// What is to be made.
 pub(super) enum New<'a> {
@@ -33,6 +35,13 @@ pub(super) enum New<'a> {
     Symlink(&'a [u8]),
     /// Anything but these.
     Node(FileKind),
+}
+
+/// What was made.
+pub(super) struct Made {
+    pub(super) ino: Ino,
+    /// Of a regular file: it, open for reading and writing, and its attributes.
+    pub(super) file: Option<(File, Stat)>,
 }
 
 impl Tree {
@@ -45,7 +54,7 @@ impl Tree {
         name: &Name,
         new: &New<'_>,
         perm: u16,
-    ) -> Result<Ino> {
+    ) -> Result<Made> {
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
@@ -53,27 +62,75 @@ impl Tree {
         let above = At::Nameless(directory.clone()).stat()?;
         let place = Place { parent, name: name.clone() };
         let bytes = name.as_bytes();
-        let acl = default_acl(&directory)?;
+        let acl = self.default_acl(parent, &directory)?;
         let wanted = Wanted::new(caller, new, perm, &above, acl.is_some());
-        if self.has_whiteout(parent, name) {
+        let file = if self.has_whiteout(parent, name) {
             // What replaces a whiteout appears in its place in one step.
-            let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
+            let (staged, file) = w.stage_new(acl.as_deref(), new, &wanted)?;
             if let New::Directory = new {
                 w.upper.set_mark(&staged.at(), Mark::Opaque, b"y")?;
             }
             place_over(w, &staged, &directory, bytes)?;
+            file
         } else if wanted.comes_by_itself(w) {
-            make_in(&directory, bytes, new, wanted.perm)?;
+            make_in(&directory, bytes, new, wanted.perm)?
         } else {
-            let staged = w.stage_new(acl.as_deref(), new, &wanted)?;
+            let (staged, file) = w.stage_new(acl.as_deref(), new, &wanted)?;
             move_in(w, &staged, &directory, bytes, RenameFlags::NOREPLACE)?;
+            file
+        };
+        if let New::Directory = new {
+            return Ok(Made { ino: self.add_directory(w, place, None)?, file: None });
         }
-        match new {
-            New::Directory => self.add_directory(w, place, None),
-            New::Symlink(_) | New::Node(_) => {
-                let stat = At::Named(directory, bytes.to_vec()).stat()?;
-                self.add_leaf(w, vec![place], None, &stat, Data::Here, None)
-            }
+        let stat = match &file {
+            Some(file) => fstat(file)?,
+            None => At::Named(directory, bytes.to_vec()).stat()?,
+        };
+        let ino = self.add_leaf(w, vec![place], None, &stat, Data::Here, None)?;
+        Ok(Made { ino, file: file.map(|file| (file, stat)) })
+    }
+
+    /// The ACL that what is made in a directory inherits; the local filesystem does it, and ignores the umask then.
+    fn default_acl(&mut self, ino: Ino, directory: &Arc<OwnedFd>) -> Result<Option<Vec<u8>>> {
+        if self.directory_mut(ino)?.has_no_default_acl {
+            return Ok(None);
+        }
+        let acl = At::Named(directory.clone(), b".".into()).xattr(DEFAULT_ACL)?;
+        self.directory_mut(ino)?.has_no_default_acl = acl.is_none();
+        Ok(acl)
+    }
+
+    /// An extended attribute of what is in the upper; `None` if the inode is not there.
+    ///
+    /// Before a program writes to a file for the first time, and whenever a file gets an owner, the kernel asks for its capabilities:
+    /// that there are none is remembered.
+    pub(super) fn xattr(&mut self, w: &World, ino: Ino, name: &[u8]) -> Result<Option<Option<Vec<u8>>>> {
+        if !self.is_in_upper(ino) {
+            return Ok(None);
+        }
+        if name == CAPABILITY && self.leaf(ino).is_some_and(|leaf| leaf.has_no_capability) {
+            return Ok(Some(None));
+        }
+        let value = self.at(w, ino)?.xattr(&w.upper.form.kept_name(name))?;
+        if name == CAPABILITY
+            && let Some(leaf) = self.leaf_mut(ino)
+        {
+            leaf.has_no_capability = value.is_none();
+        }
+        Ok(Some(value))
+    }
+
+    /// An extended attribute of an inode was set.
+    pub(super) fn may_have_xattr(&mut self, ino: Ino, name: &[u8]) {
+        if name == CAPABILITY
+            && let Some(leaf) = self.leaf_mut(ino)
+        {
+            leaf.has_no_capability = false;
+        }
+        if name == DEFAULT_ACL
+            && let Ok(directory) = self.directory_mut(ino)
+        {
+            directory.has_no_default_acl = false;
         }
     }
 
@@ -439,12 +496,8 @@ pub(super) fn redirect(w: &World, node: Node) -> Result<Vec<u8>> {
     Ok([b"/", &*path].concat())
 }
 
-/// The ACL that what is made in a directory inherits; the local filesystem does it, and ignores the umask then.
-fn default_acl(directory: &Arc<OwnedFd>) -> Result<Option<Vec<u8>>> {
-    At::Named(directory.clone(), b".".into()).xattr(DEFAULT_ACL.as_bytes())
-}
-
-fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result<()> {
+/// Makes it; a regular file is open then.
+fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result<Option<File>> {
     let mode = Mode::from_raw_mode(perm.into());
     match new {
         New::Directory => mkdirat(directory, name, mode)?,
@@ -453,7 +506,10 @@ fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result
         New::Symlink(target) => symlinkat(*target, directory, name)?,
         New::Node(kind) => {
             let (kind, device) = match kind {
-                FileKind::Regular => (FileType::RegularFile, 0),
+                FileKind::Regular => {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                    return Ok(Some(openat(directory, name, flags, mode)?.into()));
+                }
                 FileKind::Fifo => (FileType::Fifo, 0),
                 FileKind::Socket => (FileType::Socket, 0),
                 FileKind::CharDevice(device) => (FileType::CharacterDevice, kept_device(*device)?),
@@ -463,7 +519,7 @@ fn make_in(directory: &OwnedFd, name: &[u8], new: &New<'_>, perm: u16) -> Result
             mknodat(directory, name, kind, mode, device)?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The owner and the permissions that a new inode has to have.
@@ -524,14 +580,23 @@ impl Wanted {
 
 impl World {
     /// Something new in the work directory, complete; `acl` is what is inherited where it goes.
-    fn stage_new(&self, acl: Option<&[u8]>, new: &New<'_>, wanted: &Wanted) -> Result<Staged<'_>> {
-        let make = |path: &[u8]| make_in(&self.upper.work, path, new, wanted.perm);
+    fn stage_new(
+        &self,
+        acl: Option<&[u8]>,
+        new: &New<'_>,
+        wanted: &Wanted,
+    ) -> Result<(Staged<'_>, Option<File>)> {
+        let mut file = None;
+        let make = |path: &[u8]| {
+            file = make_in(&self.upper.work, path, new, wanted.perm)?;
+            Ok(())
+        };
         let staged = match acl {
             None => self.stage(make)?,
             Some(acl) => {
                 // It is made where it inherits the same.
                 let nursery = self.stage(|path| Ok(mkdirat(&self.upper.work, path, Mode::RWXU)?))?;
-                nursery.at().set_xattr(DEFAULT_ACL.as_bytes(), acl, XattrFlags::empty())?;
+                nursery.at().set_xattr(DEFAULT_ACL, acl, XattrFlags::empty())?;
                 let made = self.stage_at([nursery.name(), b"/x"].concat(), make)?;
                 self.stage(|path| {
                     let (from, work) = (made.name(), &self.upper.work);
@@ -540,7 +605,7 @@ impl World {
             }
         };
         wanted.dress(&staged.at())?;
-        Ok(staged)
+        Ok((staged, file))
     }
 }
 

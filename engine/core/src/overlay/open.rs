@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_store::Lent;
 use aysfs_vfs::{Fh, Ino, Name};
+use rustix::fs::Stat;
 
 use super::tree::Found;
 
@@ -55,6 +56,12 @@ pub(super) struct UpperFile {
     /// Its permissions lend the rights of its owner or its group. Each write by others has to take them away, so it must not pass
     /// through.
     pub(super) lends_rights: bool,
+}
+
+impl UpperFile {
+    pub(super) fn new(file: File, is_writable: bool, stat: &Stat) -> Self {
+        Self { file: Arc::new(file), is_writable, lends_rights: stat.st_mode & LENDS_RIGHTS != 0 }
+    }
 }
 
 impl OpenFiles {

@@ -21,7 +21,7 @@ use super::at::At;
 use super::change::redirect;
 use super::lend::Taking;
 use super::marks::Mark;
-use super::open::{LENDS_RIGHTS, UpperFile};
+use super::open::UpperFile;
 use super::stage::{Content, Staged, copy_content, segments};
 use super::times::Times;
 use super::tree::{Data, Found, Origin, Place, Tree};
@@ -386,6 +386,6 @@ pub(super) fn open_upper(at: &At, writes: bool) -> Result<UpperFile> {
         (Err(Errno::ACCESS), true) => (at.open(OFlags::RDWR)?, true),
         (opened, _) => (opened?, true),
     };
-    let lends_rights = fstat(&file)?.st_mode & LENDS_RIGHTS != 0;
-    Ok(UpperFile { file: Arc::new(file), is_writable, lends_rights })
+    let stat = fstat(&file)?;
+    Ok(UpperFile::new(file, is_writable, &stat))
 }

@@ -68,6 +68,8 @@ pub(super) struct Directory {
     pub(super) children: Option<BTreeMap<Name, Child>>,
     /// How many subdirectories more than `lower` it has.
     pub(super) more_subdirectories: i64,
+    /// It was looked for, and nobody has set one since.
+    pub(super) has_no_default_acl: bool,
 }
 
 /// Where the content of a regular file of the upper is.
@@ -99,6 +101,8 @@ pub(super) struct Leaf {
     pub(super) key: u64,
     /// Set when the last name that is known is gone.
     pub(super) nameless: Option<Arc<OwnedFd>>,
+    /// They were looked for, and nobody has set any since.
+    pub(super) has_no_capability: bool,
 }
 
 #[derive(Debug)]
@@ -161,6 +165,7 @@ impl Tree {
             raised: true,
             children: None,
             more_subdirectories: 0,
+            has_no_default_acl: false,
         };
         Self {
             objects: HashMap::from([(Ino::ROOT, Object::Directory(root))]),
@@ -477,6 +482,7 @@ impl Tree {
                 raised: true,
                 children: Some(BTreeMap::new()),
                 more_subdirectories: 0,
+                has_no_default_acl: false,
             }),
         );
         self.set_child(w, place.parent, &place.name, Some(Child::There(ino, FileType::Directory)))?;
@@ -499,7 +505,10 @@ impl Tree {
             self.set_child(w, place.parent, &place.name, Some(Child::There(ino, kind)))?;
         }
         self.by_key.insert(stat.st_ino, ino);
-        self.objects.insert(ino, Object::Leaf(Leaf { places, kind, data, key: stat.st_ino, nameless }));
+        self.objects.insert(
+            ino,
+            Object::Leaf(Leaf { places, kind, data, key: stat.st_ino, nameless, has_no_capability: false }),
+        );
         Ok(ino)
     }
 
@@ -527,6 +536,7 @@ impl Tree {
                         raised: false,
                         children: None,
                         more_subdirectories: 0,
+                        has_no_default_acl: false,
                     }),
                 );
             }
@@ -591,6 +601,11 @@ pub(super) fn open_path(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
 
 fn entry(attr: Attr) -> Entry {
     Entry { attr, ttl: TimeToLive { entry: Base::TTL, attr: UPPER_TTL } }
+}
+
+/// What is said of an inode with these attributes.
+pub(super) fn entry_of(ino: Ino, stat: &Stat) -> Result<Entry> {
+    attr_of(ino, stat).map(entry)
 }
 
 /// What a local file's attributes are in the words of the contract.
@@ -661,7 +676,7 @@ mod tests {
         assert!(!tree.is_in_upper(d));
         tree.unlink(w, d, &name("a")).expect("unlinked");
         assert!(tree.is_in_upper(d), "the whiteout needs a place");
-        let made = tree.make(w, caller(), d, &name("c"), &New::Symlink(b"x"), 0o777).expect("made");
+        let made = tree.make(w, caller(), d, &name("c"), &New::Symlink(b"x"), 0o777).expect("made").ino;
         assert_eq!(names(&mut tree, &layers, d), ["b", "c"]);
         assert_eq!(tree.find(w, d, &name("a")).expect("a directory"), None);
         let b = Found::Base(layers.node("d/b"), FileType::RegularFile);
@@ -712,7 +727,7 @@ mod tests {
         let layers = Layers::new(&[]);
         let (w, mut tree) = (&layers.w, Tree::new(true));
         let new = New::Node(FileKind::Regular);
-        let ino = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made");
+        let ino = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made").ino;
         tree.count_lookup(ino);
         tree.count_lookup(ino);
         tree.reap(ino, false);
@@ -729,7 +744,7 @@ mod tests {
         assert!(!tree.is_in_upper(ino));
         assert!(tree.by_key.is_empty(), "the local filesystem may use its number again");
         assert_eq!(tree.attr(w, ino).expect_err("gone").kind(), ErrorKind::Stale);
-        let other = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made");
+        let other = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made").ino;
         assert_ne!(ino, other, "numbers are not used twice");
     }
 
@@ -741,7 +756,7 @@ mod tests {
         let mut at = Ino::ROOT;
         let mut all = Vec::new();
         for _ in 0..10 {
-            at = tree.make(w, caller(), at, &name("deeper"), &New::Directory, 0o755).expect("made");
+            at = tree.make(w, caller(), at, &name("deeper"), &New::Directory, 0o755).expect("made").ino;
             all.push(at);
         }
         for ino in all.iter().rev().chain(&all) {

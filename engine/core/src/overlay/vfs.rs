@@ -1,5 +1,6 @@
 //! The calls of the contract.
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -20,9 +21,9 @@ use rustix::fs::{
 
 use super::at::At;
 use super::change::New;
-use super::open::Listing;
+use super::open::{Listing, UpperFile};
 use super::raise::{Need, Turn, lost, open_upper};
-use super::tree::{Data, Found, Origin, Tree, listed_kind};
+use super::tree::{Data, Found, Origin, Tree, entry_of, listed_kind};
 use super::{Inner, Overlay, blocking};
 use crate::base::Base;
 
@@ -92,7 +93,7 @@ impl Inner {
     }
 
     /// The descriptor of an open file of the upper; `None` while its content is in the base.
-    fn upper_file(&self, ino: Ino) -> Result<Option<Arc<std::fs::File>>> {
+    fn upper_file(&self, ino: Ino) -> Result<Option<Arc<File>>> {
         if let Some(file) = self.open.file(ino) {
             return Ok(Some(file));
         }
@@ -156,10 +157,22 @@ impl Inner {
 
     fn make(&self, caller: Caller, parent: Ino, name: &Name, new: &New<'_>, perm: u16) -> Result<Entry> {
         let mut tree = self.tree();
-        let ino = tree.make(&self.w, caller, parent, name, new, perm)?;
-        let entry = tree.attr(&self.w, ino)?;
-        tree.count_lookup(ino);
+        let made = tree.make(&self.w, caller, parent, name, new, perm)?;
+        let entry = tree.attr(&self.w, made.ino)?;
+        tree.count_lookup(made.ino);
         Ok(entry)
+    }
+
+    /// Makes a file, and opens it.
+    fn created(&self, caller: Caller, parent: Ino, name: &Name, perm: u16) -> Result<Created> {
+        let mut tree = self.tree();
+        let made = tree.make(&self.w, caller, parent, name, &New::Node(FileKind::Regular), perm)?;
+        let (file, stat) = made.file.ok_or(ErrorKind::Io)?;
+        let entry = entry_of(made.ino, &stat)?;
+        let open = || Ok::<_, Error>(UpperFile::new(file, true, &stat));
+        let backing = self.open.open_upper(made.ino, true, open)?;
+        tree.count_lookup(made.ino);
+        Ok(Created { entry, opened: Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing } })
     }
 }
 
@@ -341,10 +354,8 @@ impl Vfs for Overlay {
             Some(found) if found.is_directory() => return Err(ErrorKind::IsADirectory.into()),
             Some(found) => (found, flags),
             None => {
-                let new = New::Node(FileKind::Regular);
-                let ino = self.0.tree().make(&self.0.w, caller, parent, name, &new, perm)?;
                 // There is nothing to truncate, and the times are those of the making.
-                (Found::Upper(ino, FileType::RegularFile), OpenFlags { truncate: false, ..flags })
+                return self.0.created(caller, parent, name, perm);
             }
         };
         let opened = self.open(found.ino(), flags).await?;
@@ -542,17 +553,16 @@ impl Vfs for Overlay {
             SetXattrMode::Create => XattrFlags::CREATE,
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
-        Ok(at.set_xattr(&self.0.w.upper.form.kept_name(name), value, flags)?)
+        at.set_xattr(&self.0.w.upper.form.kept_name(name), value, flags)?;
+        self.0.tree().may_have_xattr(ino, name);
+        Ok(())
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
-        match self.0.in_upper(ino)? {
-            Some(at) => {
-                let value = at.xattr(&self.0.w.upper.form.kept_name(name))?;
-                value.map(Bytes::from).ok_or_else(|| ErrorKind::NoData.into())
-            }
-            None => self.0.w.lower.getxattr(ino, name).await,
+        if let Some(value) = self.0.tree().xattr(&self.0.w, ino, name)? {
+            return value.map(Bytes::from).ok_or_else(|| ErrorKind::NoData.into());
         }
+        self.0.w.lower.getxattr(ino, name).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Bytes> {

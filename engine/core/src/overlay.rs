@@ -14,6 +14,7 @@ mod access;
 mod adopt;
 mod at;
 mod change;
+mod diff;
 mod marks;
 mod names;
 mod open;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
 
+pub use self::diff::{Aspect, Change, Changed};
 pub use self::marks::Form;
 use self::open::OpenFiles;
 use self::raise::Turns;

@@ -117,6 +117,21 @@ impl Upper {
         }
     }
 
+    /// The extended attributes that programs see of an inode of the upper, sorted by name.
+    pub(super) fn shown_xattrs(&self, at: &At) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut shown = Vec::new();
+        for kept in at.xattrs()?.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            // One that is gone again was removed meanwhile.
+            if let Some(name) = self.form.shown_name(kept)
+                && let Some(value) = at.xattr(kept)?
+            {
+                shown.push((name, value));
+            }
+        }
+        shown.sort();
+        Ok(shown)
+    }
+
     /// Whether a name of an upper directory says that the name does not exist.
     pub(super) fn is_whiteout(&self, at: &At, stat: &Stat) -> Result<bool> {
         match FileType::from_raw_mode(stat.st_mode) {

@@ -14,6 +14,7 @@ mod access;
 mod adopt;
 mod at;
 mod change;
+mod commit;
 mod diff;
 mod marks;
 mod names;
@@ -32,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
 
+pub use self::commit::{CommitError, CommitOptions, CommitProgress, Committed};
 pub use self::diff::{Aspect, Change, Changed};
 pub use self::marks::Form;
 use self::open::OpenFiles;

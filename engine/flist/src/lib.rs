@@ -29,6 +29,8 @@
 //! - An owner field of digits is a number; v2 escapes the first digit of a name like that.
 //! - An entry with `link=` is another name of an earlier entry; all else that it says must be well-formed, and is
 //!   ignored.
+//! - A hash of 32 digits in v2, without a column that says where the content is, is that of a v1 list: the file is an object
+//!   of a v1 stor. So a list that is made from a v1 list by changes need not fetch what did not change.
 //! - `data=<offset>+<length>,...` in v2 are the parts of a sparse file that are not holes.
 //! - Data in a field that its type has no use for (the size of a directory) is checked, and dropped.
 

@@ -182,8 +182,9 @@ fn v2(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
                 | Content::Pack { sha256, .. }
                 | Content::Chunks { sha256, .. },
             ) => line.extend(hex::encode(sha256).as_bytes()),
+            Some(Content::V1(md5)) => line.extend(hex::encode(md5).as_bytes()),
             None if size == 0 || entry.link.is_some() => {}
-            Some(Content::V1(_)) | None => return Err(no_content(entry, "SHA-256", Dialect::V2)),
+            None => return Err(no_content(entry, "SHA-256 or MD5", Dialect::V2)),
         }
     }
     write!(line, "|{size}|")?;

@@ -408,6 +408,13 @@ fn v2_says_where_content_is() {
         error(file("|at=1:0:1").replace(&format!("a|{SHA256}"), "a|12")),
         "line 3, column 3: bad hash \"12\": expected 64 hex digits"
     );
+    let old = file("").replace(&format!("a|{SHA256}"), "a|d41d8cd98f00b204e9800998ecf8427e");
+    let content = parse(&old).entries[0].content;
+    assert!(matches!(content, Some(Content::V1(_))), "an object of a v1 list: {content:?}");
+    assert_eq!(
+        error(old.replace("d41d8", "xyz12")),
+        "line 3, column 3: bad hash \"xyz12cd98f00b204e9800998ecf8427e\": expected 32 hex digits"
+    );
     assert_eq!(parse(file("|at=1:0:1|data=")).entries[0].data, Some(vec![]), "a hole from end to end");
 }
 

@@ -46,6 +46,7 @@ impl Tree {
         new: &New<'_>,
         perm: u16,
     ) -> Result<Ino> {
+        self.name_changes += 1;
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
@@ -79,6 +80,7 @@ impl Tree {
 
     /// Gives a leaf of the upper one more name.
     pub(super) fn link(&mut self, w: &World, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
+        self.name_changes += 1;
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
@@ -103,6 +105,7 @@ impl Tree {
 
     /// Removes a name of anything but a directory; returns what it led to.
     pub(super) fn unlink(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        self.name_changes += 1;
         let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
         if found.is_directory() {
             return Err(ErrorKind::IsADirectory.into());
@@ -125,6 +128,7 @@ impl Tree {
 
     /// Removes an empty directory; returns what it was.
     pub(super) fn rmdir(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        self.name_changes += 1;
         let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
         if !found.is_directory() {
             return Err(ErrorKind::NotADirectory.into());
@@ -165,6 +169,7 @@ impl Tree {
         (to, new_name): (Ino, &Name),
         mode: RenameMode,
     ) -> Result<Option<Ino>> {
+        self.name_changes += 1;
         let moved = self.find(w, from, name)?.ok_or(ErrorKind::NotFound)?;
         let target = self.find(w, to, new_name)?;
         match (mode, target) {

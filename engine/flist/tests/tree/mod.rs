@@ -117,6 +117,7 @@ fn content() -> impl Strategy<Value = Content> {
     ];
     prop_oneof![
         (any::<[u8; 32]>(), key).prop_map(|(sha256, key)| Content::Object { sha256, key }),
+        any::<[u8; 16]>().prop_map(Content::V1),
         (any::<[u8; 32]>(), place()).prop_map(|(sha256, at)| Content::Pack { sha256, at }),
         (any::<[u8; 32]>(), place()).prop_map(|(sha256, table)| Content::Chunks { sha256, table }),
     ]

@@ -17,6 +17,7 @@ mod change;
 mod commit;
 mod diff;
 mod marks;
+mod moved;
 mod names;
 mod open;
 mod origin;

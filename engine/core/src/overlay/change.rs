@@ -367,7 +367,7 @@ impl Tree {
                 self.raised(w, moved.ino())?;
                 let path = redirect(w, node)?;
                 let source = At::Named(self.descriptor(w, from)?, name.as_bytes().into());
-                w.upper.set_mark(&source, Mark::Redirect, &path)
+                w.mark_as_moved(&source, &path)
             }
             None => {
                 let (lower, ..) = self.directory(w, to)?;

@@ -21,7 +21,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{
-    Content as Listed, Dialect, Entry, Header, Kind, ObjectKey, Owner, Timestamp, WriteError, Writer,
+    Ancestor, Content as Listed, Dialect, Entry, Header, Kind, ObjectKey, Owner, Timestamp, WriteError,
+    Writer,
 };
 use aysfs_store::{Check, Content, Fault, StoreError};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
@@ -130,7 +131,7 @@ impl Overlay {
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, files } = blocking(move || see(&inner, &counted, &flag)).await?;
+        let Seen { mut entries, moved, files } = blocking(move || see(&inner, &counted, &flag)).await?;
 
         let inner = self.0.clone();
         let job = Job {
@@ -147,7 +148,11 @@ impl Overlay {
             .await?;
         copy_to_links(&mut entries);
 
-        let mut writer = Writer::new(flist, Dialect::V2, &options.header)?;
+        let index = self.base().index();
+        let mut header = options.header.clone();
+        header.ancestors.clone_from(&index.header().ancestors);
+        header.ancestors.push(Ancestor { sha256: index.list_digest(), moved });
+        let mut writer = Writer::new(flist, Dialect::V2, &header)?;
         for entry in &entries {
             writer.entry(entry)?;
         }
@@ -166,8 +171,9 @@ impl Inner {
     /// Opens a file of the upper wherever it is by now; `None` if it is nowhere.
     fn open_to_commit(&self, ino: Option<Ino>) -> io::Result<Option<File>> {
         let Some(ino) = ino else { return Ok(None) };
-        let at = self.tree().at(&self.w, ino);
-        match at.and_then(|at| at.open(OFlags::RDONLY | OFlags::NONBLOCK)) {
+        let mut tree = self.tree();
+        // Before it can be moved again.
+        match tree.at(&self.w, ino).and_then(|at| at.open(OFlags::RDONLY | OFlags::NONBLOCK)) {
             Ok(file) => Ok(Some(file)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => Ok(None),
             Err(error) => Err(error.errno().into()),
@@ -178,6 +184,8 @@ impl Inner {
 /// The tree as entries, in the order of a flist.
 struct Seen {
     entries: Vec<Entry>,
+    /// Directories of the base that have another path now: old and new.
+    moved: Vec<(Vec<u8>, Vec<u8>)>,
     /// The files whose content is in the upper, by the position of their entry.
     files: HashMap<usize, Ino>,
 }
@@ -192,6 +200,14 @@ fn see(inner: &Inner, progress: &CommitProgress, abandoned: &AtomicBool) -> Resu
         // Also when it failed: something may have been gone.
     }
     Walk::new(inner, Some(inner.tree()), progress, abandoned).run()
+}
+
+/// A directory that is being walked.
+struct Ahead {
+    path: Vec<u8>,
+    /// What is below this path of the base is below this directory, unless it was moved.
+    in_base: Option<Vec<u8>>,
+    names: std::vec::IntoIter<(Name, Found)>,
 }
 
 struct Walk<'a> {
@@ -221,15 +237,16 @@ impl<'a> Walk<'a> {
             abandoned,
             users: UsersCache::new(),
             first_names: HashMap::new(),
-            seen: Seen { entries: Vec::new(), files: HashMap::new() },
+            seen: Seen { entries: Vec::new(), moved: Vec::new(), files: HashMap::new() },
         }
     }
 
     /// Parents before children, names sorted by bytes.
     fn run(mut self) -> Result<Seen, CommitError> {
         self.visit(Vec::new(), Ino::ROOT)?;
-        let mut ahead = vec![(Vec::new(), self.list(Ino::ROOT)?)];
-        while let Some((directory, names)) = ahead.last_mut() {
+        let names = self.list(Ino::ROOT)?;
+        let mut ahead = vec![Ahead { path: Vec::new(), in_base: Some(Vec::new()), names }];
+        while let Some(Ahead { path: directory, in_base, names }) = ahead.last_mut() {
             let Some((name, found)) = names.next() else {
                 ahead.pop();
                 continue;
@@ -240,10 +257,29 @@ impl<'a> Walk<'a> {
             let path = join(directory, &name);
             self.visit(path.clone(), found.ino())?;
             if found.is_directory() {
-                ahead.push((path, self.list(found.ino())?));
+                let in_place = in_base.as_ref().map(|directory| join(directory, &name));
+                let in_base = self.path_in_base(found, in_place.as_ref())?;
+                if let Some(old) = &in_base
+                    && in_base != in_place
+                {
+                    self.seen.moved.push((old.clone(), path.clone()));
+                }
+                ahead.push(Ahead { path, in_base, names: self.list(found.ino())? });
             }
         }
         Ok(self.seen)
+    }
+
+    /// The path of a directory of the base; `in_place` is the one that it has if it was not moved.
+    fn path_in_base(&mut self, found: Found, in_place: Option<&Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let w = &self.inner.w;
+        match found {
+            Found::Base(..) => Ok(in_place.cloned()),
+            Found::Upper(ino, _) => match self.tree(|tree| tree.directory(w, ino))?.0 {
+                Some(node) => w.base().index().path(node).map(Some).map_err(damaged),
+                None => Ok(None),
+            },
+        }
     }
 
     fn tree<T>(&mut self, look: impl FnOnce(&mut Tree) -> Result<T>) -> Result<T> {

@@ -27,6 +27,8 @@ pub(super) enum Mark {
     Opaque,
     /// Where in the base the rest of it is: an absolute path, or another name in the same directory.
     Redirect,
+    /// Of a directory with a redirect: of which list that is a path. Ours, too; see [`moved`](super::moved).
+    List,
     /// Of a regular file: its content is in the base.
     Metacopy,
     /// Of a regular file whose content is in the base: which content that is. Of ours, not of the kernel's.
@@ -55,6 +57,7 @@ impl Form {
         let mark = match mark {
             Mark::Opaque => "opaque",
             Mark::Redirect => "redirect",
+            Mark::List => "aysfs.list",
             Mark::Metacopy => "metacopy",
             Mark::Content => "aysfs.content",
             Mark::Times => "aysfs.times",

@@ -25,8 +25,13 @@ pub fn mount(lab: &Lab, entries: &[ListEntry]) -> Mount {
 }
 
 pub fn mount_base(lab: &Lab, base: Base) -> Mount {
+    mount_in(lab, lab.dir.path(), base)
+}
+
+/// The same with the local changes of another backend.
+pub fn mount_in(lab: &Lab, backend: &Path, base: Base) -> Mount {
     let lower = AysFs::new(base, lab.cache(), lab.stors(), Mode::ReadOnly);
-    let upper = Upper::open(lab.dir.path(), Path::new("/mnt")).expect("free");
+    let upper = Upper::open(backend, Path::new("/mnt")).expect("free");
     Mount(Arc::new(Overlay::new(lower, upper).expect("a root")))
 }
 

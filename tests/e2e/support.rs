@@ -88,6 +88,15 @@ pub(crate) fn aysfs() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aysfs"))
 }
 
+/// Tests with several users need root; said, not passed over.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: only root can be another user as well");
+    }
+    root
+}
+
 /// Runs the command to its end.
 pub(crate) fn run<I, S>(args: I) -> Output
 where

@@ -47,31 +47,30 @@ pub(super) fn directories(uid: u32) -> Vec<PathBuf> {
     directories
 }
 
-/// A socket that somebody listens to, removed when it is dropped.
-pub(super) struct Bound {
-    pub(super) listener: UnixListener,
+/// The name of a socket, removed when it is dropped.
+pub(super) struct Socket {
     path: PathBuf,
 }
 
-impl Drop for Bound {
+impl Drop for Socket {
     fn drop(&mut self) {
         fs::remove_file(&self.path).ok();
     }
 }
 
 /// Listens at the best place where this process can.
-pub(super) async fn listen() -> io::Result<Bound> {
+pub(super) async fn listen() -> io::Result<(Socket, UnixListener)> {
     let mut last = io::Error::other("there is no directory for it: set XDG_RUNTIME_DIR or HOME");
     for directory in directories(rustix::process::geteuid().as_raw()) {
         match listen_in(&directory).await {
-            Ok(bound) => return Ok(bound),
+            Ok(listening) => return Ok(listening),
             Err(error) => last = io::Error::new(error.kind(), format!("{}: {error}", directory.display())),
         }
     }
     Err(last)
 }
 
-async fn listen_in(directory: &Path) -> io::Result<Bound> {
+async fn listen_in(directory: &Path) -> io::Result<(Socket, UnixListener)> {
     make_private(directory)?;
     for socket in sockets(directory) {
         drop(connect(&socket).await);
@@ -97,7 +96,7 @@ async fn listen_in(directory: &Path) -> io::Result<Bound> {
         Err(io::Error::other("too many sockets"))
     })();
     fs::remove_file(&unnamed)?;
-    Ok(Bound { listener, path: named? })
+    Ok((Socket { path: named? }, listener))
 }
 
 /// Makes a directory that only this user can enter, or makes sure that it is one.
@@ -155,7 +154,7 @@ mod tests {
         assert!(!dead.exists(), "nobody listens");
         assert_eq!(fs::metadata(&dir).expect("there").mode() & 0o777, 0o700);
         assert_eq!(sockets(&dir).len(), 2);
-        for socket in [&bound.path, &again.path] {
+        for socket in [&bound.0.path, &again.0.path] {
             assert_eq!(fs::metadata(socket).expect("there").mode() & 0o777, 0o600);
             connect(socket).await.expect("somebody listens");
         }

@@ -7,15 +7,15 @@ use aysfs_engine::Overlay;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::answers;
-use super::place::{self, Bound};
+use super::place::{self, Socket};
 use super::protocol::{MAX_REQUEST, PATIENCE, Progress, Reply, Request, read_line, write_line};
 use crate::mount_points::Device;
 
@@ -40,11 +40,15 @@ pub(crate) enum Shows {
 }
 
 /// A control socket that is answered until it is dropped.
-pub(crate) struct Control(JoinHandle<()>);
+pub(crate) struct Control {
+    task: JoinHandle<()>,
+    // The process may end before the task has noticed that it is to end.
+    _socket: Socket,
+}
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -52,7 +56,9 @@ impl Control {
     /// Answers for these mounts. Without a socket they work as well, so that is no more than a warning.
     pub(crate) async fn start(mounts: Vec<Served>) -> Option<Self> {
         match place::listen().await {
-            Ok(bound) => Some(Self(tokio::spawn(serve(bound, mounts.into())))),
+            Ok((socket, listener)) => {
+                Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
+            }
             Err(error) => {
                 warn!("no control socket, so diff and commit will not find these mounts: {error}");
                 None
@@ -61,14 +67,14 @@ impl Control {
     }
 }
 
-async fn serve(bound: Bound, mounts: Arc<[Served]>) {
+async fn serve(listener: UnixListener, mounts: Arc<[Served]>) {
     let slots = Arc::new(Semaphore::new(CLIENTS));
     // Dropped with this future, and with it what they do.
     let mut clients = JoinSet::new();
     loop {
         let slot = slots.clone().acquire_owned().await.expect("it is never closed");
         while clients.try_join_next().is_some() {}
-        match bound.listener.accept().await {
+        match listener.accept().await {
             Ok((stream, _)) => {
                 let mounts = mounts.clone();
                 clients.spawn(async move {

@@ -67,7 +67,7 @@ M /chmodded (mode)
 A /dir/new
 A /dir/new/file
 D /gone
-M /link (target, times)
+M /link (target)
 M /longer (content, size)
 A /odd\\n|\\\\\\xff
 M /replaced (type)

@@ -219,6 +219,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        // What a process leaves that had no time to clean up; the next one would remove it.
+        fs::remove_file(format!("/run/aysfs/{}.sock", self.child.id())).ok();
     }
 }
 

@@ -12,7 +12,7 @@
 
 mod content;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,7 +24,7 @@ use rustix::fs::{FileType, OFlags};
 use self::content::OnDisk;
 use super::at::At;
 use super::tree::{Data, Found, Object, Origin, Tree, Where, file_type};
-use super::{Inner, Overlay, blocking};
+use super::{Inner, Overlay, World, blocking};
 use crate::base::{Base, damaged};
 
 /// One difference from the base.
@@ -71,7 +71,8 @@ pub enum Aspect {
     Owner,
     /// Extended attributes, ACLs included.
     Xattrs,
-    /// The time of the last change; only if nothing else explains it: the content of a file, or a name in a directory.
+    /// The time of the last change; only if nothing else explains it: other content, another target, a
+    /// name that came to a directory or went.
     Times,
 }
 
@@ -133,7 +134,7 @@ struct Comparison<'a> {
     deleted: BTreeMap<Vec<u8>, Node>,
     added: Vec<Added>,
     /// Files of the base that have been found at another path.
-    renamed: HashMap<Node, usize>,
+    renamed: HashSet<Node>,
 }
 
 impl<'a> Comparison<'a> {
@@ -151,7 +152,7 @@ impl<'a> Comparison<'a> {
             modified: Vec::new(),
             deleted: BTreeMap::new(),
             added: Vec::new(),
-            renamed: HashMap::new(),
+            renamed: HashSet::new(),
         }
     }
 
@@ -282,7 +283,7 @@ impl<'a> Comparison<'a> {
         } else if let Some((node, from)) = self.moved_file(ino)? {
             new.from = Some(from);
             new.aspects = self.aspects(ino, node, found.kind())?;
-            self.renamed.insert(node, position);
+            self.renamed.insert(node);
         }
         self.added.push(new);
         Ok(())
@@ -295,7 +296,7 @@ impl<'a> Comparison<'a> {
         let Some(Data::Below(Origin::Base(node))) = tree.leaf(ino).map(|leaf| leaf.data.clone()) else {
             return Ok(None);
         };
-        if self.renamed.contains_key(&node) {
+        if self.renamed.contains(&node) {
             return Ok(None);
         }
         let of = w.base().index().node(node).map_err(damaged)?;
@@ -357,11 +358,12 @@ impl<'a> Comparison<'a> {
             kind == FileType::RegularFile && self.content_differs(&of, (&old, &new), &at, data)?;
         note(Aspect::Content, content_differs);
         note(Aspect::Size, kind == FileType::RegularFile && old.size != new.size);
-        note(Aspect::Target, kind == FileType::Symlink && at.target()? != of.target().map_err(damaged)?);
+        let target_differs = kind == FileType::Symlink && at.target()? != of.target().map_err(damaged)?;
+        note(Aspect::Target, target_differs);
         note(Aspect::Mode, kind != FileType::Symlink && old.perm != new.perm);
         note(Aspect::Owner, (old.uid, old.gid) != (new.uid, new.gid));
         note(Aspect::Xattrs, w.upper.shown_xattrs(&at)? != sorted_xattrs(&of)?);
-        note(Aspect::Times, !content_differs && old.mtime != new.mtime);
+        note(Aspect::Times, !content_differs && !target_differs && old.mtime != new.mtime);
         Ok(aspects)
     }
 
@@ -397,7 +399,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// What a path leads to.
-pub(super) fn at_path(tree: &mut Tree, w: &super::World, path: &[u8]) -> Result<Option<Found>> {
+fn at_path(tree: &mut Tree, w: &World, path: &[u8]) -> Result<Option<Found>> {
     let mut found = None;
     let mut at = Ino::ROOT;
     for component in path.split(|byte| *byte == b'/').filter(|component| !component.is_empty()) {

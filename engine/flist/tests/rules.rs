@@ -419,6 +419,35 @@ fn v2_says_where_content_is() {
 }
 
 #[test]
+fn v2_says_what_it_was_made_from() {
+    for (lines, message) in [
+        ("# from abc", "line 2, column 3: bad line: expected `# from <sha256>`"),
+        (
+            "# moved a b",
+            "line 2, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        (
+            "# from SHA\n# moved a",
+            "line 3, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        (
+            "# from SHA\n# moved a b c",
+            "line 3, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        ("# from SHA\n# moved a ../b", "line 3, column 3: the path has a component `..`"),
+        (
+            "# from SHA\n# moved a %zz",
+            "line 3, column 3: bad escape \"%zz\": expected `%` and two hex digits",
+        ),
+    ] {
+        assert_eq!(error(v2(&lines.replace("SHA", SHA256))), message, "{lines}");
+    }
+    let header = parse(v2(&format!("# from {SHA256}\n# moved /a%20b c%0A\n# from {SHA256}"))).header;
+    assert_eq!(header.ancestors.len(), 2);
+    assert_eq!(header.ancestors[0].moved, [(b"a b".to_vec(), b"c\n".to_vec())]);
+}
+
+#[test]
 fn links_go_to_earlier_files() {
     let list = parse(v2("d/f|||||755|6|0|0|\na|||||755|6|0|0||link=/d/f\nb|||||755|6|0|0||link=a"));
     assert_eq!(list.entries[2].link.as_deref(), Some(&b"a"[..]));

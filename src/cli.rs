@@ -44,6 +44,16 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Unmounts a mount of aysfs.
     Umount(UmountArgs),
+    /// Shows what local changes come to, compared with the flist.
+    ///
+    /// One line a path: A added, M modified (and in what), D deleted, R renamed. A directory that is gone is one line. Nothing is
+    /// fetched for it. Differences are no failure: the exit code is 0.
+    Diff(DiffArgs),
+    /// Writes the tree of a mount, local changes included, as a new flist.
+    ///
+    /// Only new content is sent to the stor of the mount; what did not change is not even fetched. The mount and its local
+    /// changes stay as they are.
+    Commit(CommitArgs),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -163,6 +173,38 @@ pub(crate) struct UmountArgs {
     /// Detach now, and end when the last open file is closed.
     #[arg(long)]
     pub(crate) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Flist to write; an existing file is replaced when all is done.
+    #[arg(short, long, value_name = "FLIST")]
+    pub(crate) output: PathBuf,
+
+    /// Name for the header of the flist [default: that of the flist which is mounted].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Version number for the header of the flist [default: one more than that of the flist which is mounted, if it has one].
+    #[arg(long)]
+    pub(crate) version: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,9 @@
 //! One file per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod commit;
 pub(crate) mod config;
+pub(crate) mod diff;
 pub(crate) mod flist;
 pub(crate) mod mount;
 pub(crate) mod pack;

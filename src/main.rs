@@ -3,10 +3,13 @@
 mod access;
 mod cli;
 mod commands;
+mod control;
 mod frontends;
 mod log;
 mod mount_points;
 mod mounts;
+mod names;
+mod output;
 mod progress;
 mod signals;
 
@@ -39,6 +42,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         match (cli.command, cli.config) {
             (Some(Command::Mount(args)), _) => commands::mount::run(args).await,
             (Some(Command::Umount(args)), _) => commands::umount::run(&args),
+            (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
+            (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),

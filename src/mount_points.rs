@@ -1,14 +1,18 @@
 //! Directories that are mounted on: what is there, and taking it away.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 /// The type that all our mounts have in `/proc/self/mountinfo`.
@@ -89,15 +93,116 @@ fn with_helper(point: &Path, detach: Detach) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The type of the filesystem that was mounted last on exactly this directory.
-fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    Ok(mounts.lines().rev().find_map(|line| {
+/// What the kernel lists about one mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MountPoint {
+    /// Without symlinks.
+    pub(crate) point: PathBuf,
+    /// The type of the filesystem.
+    kind: String,
+    pub(crate) device: Device,
+    /// Who mounted it; only told of FUSE filesystems.
+    pub(crate) user: u32,
+}
+
+/// The number of a mounted filesystem: the same at each of its mount points, and of no other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Device {
+    major: u32,
+    minor: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for Device {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text
+            .split_once(':')
+            .and_then(|(major, minor)| Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? }));
+        numbers.ok_or("expected major:minor")
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+impl MountPoint {
+    /// A line of `/proc/self/mountinfo`.
+    fn parse(line: &str) -> Option<Self> {
         // Fields that may be there or not end at the hyphen (proc_pid_mountinfo(5)).
         let (fixed, more) = line.split_once(" - ")?;
-        let found = unescape(fixed.split(' ').nth(4)?) == point;
-        found.then(|| more.split(' ').next().unwrap_or_default().to_owned())
-    }))
+        let mut fixed = fixed.split(' ').skip(2);
+        let (device, point) = (fixed.next()?.parse().ok()?, unescape(fixed.nth(1)?));
+        let mut more = more.split(' ');
+        let kind = more.next()?.to_owned();
+        let options = more.nth(1).unwrap_or_default();
+        let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
+        Some(Self { point, kind, device, user: user.and_then(|user| user.parse().ok()).unwrap_or_default() })
+    }
+}
+
+/// What was mounted last on exactly this directory.
+pub(crate) fn mounted_on(point: &Path) -> anyhow::Result<Option<MountPoint>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
+    Ok(mounts.lines().rev().filter_map(MountPoint::parse).find(|mount| mount.point == point))
+}
+
+/// The type of the filesystem that was mounted last on exactly this directory.
+fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
+    Ok(mounted_on(point)?.map(|mount| mount.kind))
+}
+
+/// The aysfs that is mounted on `point`, however that is typed.
+pub(crate) fn ours(point: &Path) -> anyhow::Result<MountPoint> {
+    let (real, shown) = (where_it_is(point)?, point.display());
+    match mounted_on(&real)? {
+        Some(mount) if mount.kind == OURS => return Ok(mount),
+        Some(mount) => bail!("{shown} is a mount of {}, not of aysfs", mount.kind),
+        None => {}
+    }
+    for above in real.ancestors().skip(1) {
+        match mounted_on(above)? {
+            Some(mount) if mount.kind == OURS => {
+                bail!("{shown} is inside of the mount {}: name that one", above.display())
+            }
+            Some(_) => break,
+            None => {}
+        }
+    }
+    bail!("{shown} is not a mount of aysfs")
+}
+
+/// A mount point without symlinks on the way to it. The mount itself is not asked: a dead one answers nothing.
+fn where_it_is(point: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(point)?;
+    match absolute.canonicalize() {
+        Ok(real) => Ok(real),
+        Err(error) => match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) if error.kind() != io::ErrorKind::NotFound => Ok(parent
+                .canonicalize()
+                .with_context(|| format!("cannot find {}", point.display()))?
+                .join(name)),
+            _ => Err(error).with_context(|| format!("cannot find {}", point.display())),
+        },
+    }
 }
 
 /// The type of the filesystem that a path is on.
@@ -133,5 +238,17 @@ mod tests {
     fn mount_points_are_unescaped() {
         assert_eq!(unescape(r"/mnt/a\040b\134c\012d"), Path::new("/mnt/a b\\c\nd"));
         assert_eq!(unescape(r"/mnt/end\04"), Path::new(r"/mnt/end\04"));
+    }
+
+    #[test]
+    fn the_kernel_tells_the_device_and_the_user() {
+        let line = r"36 35 0:57 / /mnt/a\040b rw,nosuid shared:1 - fuse.aysfs /x\040y rw,user_id=1000,group_id=7,allow_other";
+        let mount = MountPoint::parse(line).expect("a mount");
+        let device = "0:57".parse().expect("a device");
+        assert_eq!(mount, MountPoint { point: "/mnt/a b".into(), kind: OURS.into(), device, user: 1000 });
+        assert_eq!(device.to_string(), "0:57");
+        for bad in ["", "57", "0:", "0:-1", "a:b"] {
+            bad.parse::<Device>().expect_err("no device");
+        }
     }
 }

@@ -15,7 +15,8 @@ use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::mount_points::make_free;
+use crate::control::{Control, Served, Shows};
+use crate::mount_points::{make_free, mounted_on};
 use crate::signals::Signals;
 use crate::{Refused, access};
 
@@ -43,6 +44,13 @@ struct Ready {
     plan: Plan,
     entries: usize,
     fs: Arc<dyn Vfs>,
+    shows: Shows,
+}
+
+/// What is mounted.
+struct Mounted {
+    point: PathBuf,
+    mount: Box<dyn Mount>,
 }
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
@@ -54,10 +62,12 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
-    let mounted = mount(ready)?;
+    let (mounted, served) = mount(ready)?;
+    // Until all is over.
+    let _control = Control::start(served).await;
     info!("all mounts are up");
 
-    let all_gone = futures::future::join_all(mounted.iter().map(|(_, mount)| mount.unmounted()));
+    let all_gone = futures::future::join_all(mounted.iter().map(|one| one.mount.unmounted()));
     tokio::select! {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
@@ -124,20 +134,29 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let fs = show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, entries, plan })
+            let (fs, shows) =
+                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
+            Ok(Ready { fs, shows, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
 }
 
-/// What the kernel is to see of a base.
-fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> Result<Arc<dyn Vfs>, UpperError> {
+/// What the kernel is to see of a base, and what can be asked about it.
+fn show(
+    base: Base,
+    cache: Arc<Cache>,
+    stors: Arc<Mirror>,
+    plan: &Plan,
+) -> Result<(Arc<dyn Vfs>, Shows), UpperError> {
+    let lower = AysFs::new(base, cache, stors);
     if plan.options.read_only {
-        return Ok(Arc::new(AysFs::new(base, cache, stors)));
+        return Ok((Arc::new(lower), Shows::Base));
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
-    Ok(Arc::new(Overlay::new(AysFs::new(base, cache, stors), upper)?))
+    let overlay = Arc::new(Overlay::new(lower, upper)?);
+    let shows = Shows::Changes(Arc::downgrade(&overlay));
+    Ok((overlay, shows))
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
@@ -194,14 +213,14 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 }
 
 /// Mounts all, or none.
-fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
-    let mut mounted: Vec<(PathBuf, Box<dyn Mount>)> = Vec::new();
-    for Ready { plan, entries, fs } in ready {
+fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
+    let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
+    for Ready { plan, entries, fs, shows } in ready {
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
         match one {
-            Ok(one) => mounted.push((plan.point.clone(), one)),
+            Ok(mount) => mounted.push(Mounted { point: plan.point.clone(), mount }),
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
@@ -209,13 +228,17 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<Vec<(PathBuf, Box<dyn Mount>)>> {
             }
         }
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
+        // Somebody may have unmounted it already.
+        if let Some(listed) = mounted_on(&real(&plan.point))? {
+            served.push(Served { point: plan.point, device: listed.device, backend: plan.backend, shows });
+        }
     }
-    Ok(mounted)
+    Ok((mounted, served))
 }
 
-async fn unmount_all(mounted: &[(PathBuf, Box<dyn Mount>)]) -> anyhow::Result<()> {
+async fn unmount_all(mounted: &[Mounted]) -> anyhow::Result<()> {
     // Inner mounts first.
-    for (point, mount) in mounted.iter().rev() {
+    for Mounted { point, mount } in mounted.iter().rev() {
         unmount(point, mount.as_ref()).await?;
     }
     Ok(())

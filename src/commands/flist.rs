@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::Refused;
 use crate::cli::{CheckArgs, ShowArgs};
+use crate::names::shown;
 
 #[derive(Serialize)]
 struct Checked<'a> {
@@ -109,7 +110,7 @@ impl Row {
     fn of(entry: &Entry) -> Self {
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         Self {
-            path: format!("/{}", String::from_utf8_lossy(&entry.path).escape_debug()),
+            path: format!("/{}", shown(&entry.path)),
             mode: mode(entry),
             user: owner(&entry.user),
             group: owner(&entry.group),

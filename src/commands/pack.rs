@@ -1,12 +1,10 @@
 //! `aysfs pack`: a directory becomes a flist, and objects in a stor.
 
-use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context;
 use aysfs_engine::pack::{self, Options, Progress, Summary};
 use aysfs_flist::{Dialect, Header};
 use indicatif::HumanBytes;
@@ -16,6 +14,7 @@ use tracing::warn;
 use crate::Refused;
 use crate::access::Access;
 use crate::cli::{Format, PackArgs};
+use crate::output::Output;
 use crate::progress;
 
 #[derive(Serialize)]
@@ -40,10 +39,7 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         let message = "--name and --version are for v2: a v1 flist has no header";
         return Err(Refused(message.into()).into());
     }
-    let dir = parent(&args.output);
-    // Beside the flist: renamed into place when it is whole, gone with the process when it is not.
-    let part = tempfile::NamedTempFile::new_in(&dir)
-        .with_context(|| format!("cannot write the flist into {}", dir.display()))?;
+    let output = Output::new(&args.output)?;
     let options = Options {
         dialect,
         header: Header {
@@ -53,13 +49,13 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
             ..Header::default()
         },
         exclude: args.exclude,
-        spool: dir,
+        spool: output.directory().to_owned(),
     };
 
     let stor = access.open()?;
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
-    let job = pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(part.as_file()), &progress);
+    let job = pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(output.file()), &progress);
     let summary = progress::watch(
         progress::bar("packing"),
         move |bar| {
@@ -70,31 +66,8 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         job,
     )
     .await?;
-    publish(part, &args.output)?;
+    output.publish()?;
     report(&summary, &args.output, args.json)
-}
-
-/// The directory that a file is made in.
-fn parent(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// Replaces `output` by the finished flist, which anyone may read, as with any file that a command writes.
-fn publish(part: tempfile::NamedTempFile, output: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    rustix::process::umask(umask);
-    let mode = 0o666 & !umask.bits();
-    let write = || -> std::io::Result<()> {
-        part.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        part.as_file().sync_all()?;
-        part.persist(output)?;
-        File::open(parent(output))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", output.display()))
 }
 
 fn report(summary: &Summary, flist: &Path, json: bool) -> anyhow::Result<()> {

@@ -5,8 +5,10 @@
 mod access;
 mod bad_input;
 mod bench;
+mod commit;
 mod compare;
 mod crash;
+mod diff;
 mod faults;
 mod legacy;
 mod lifecycle;
@@ -20,3 +22,4 @@ mod sharing;
 mod small_disk;
 mod support;
 mod tree;
+mod user_mount;

@@ -34,7 +34,7 @@ const CHANGES: &str = r#"
         same-1/x same-1 level0/level1/level2/x level0/level1/level2 moved-directory .
 "#;
 
-fn change(at: &Path) {
+pub(crate) fn change(at: &Path) {
     let output = Command::new("sh").args(["-c", CHANGES]).current_dir(at).output().expect("a shell");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

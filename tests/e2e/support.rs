@@ -88,6 +88,15 @@ pub(crate) fn aysfs() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aysfs"))
 }
 
+/// Tests with several users need root; said, not passed over.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: only root can be another user as well");
+    }
+    root
+}
+
 /// Runs the command to its end.
 pub(crate) fn run<I, S>(args: I) -> Output
 where
@@ -210,6 +219,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        // What a process leaves that had no time to clean up; the next one would remove it.
+        fs::remove_file(format!("/run/aysfs/{}.sock", self.child.id())).ok();
     }
 }
 

@@ -52,6 +52,11 @@ impl AysFs {
         &self.cache
     }
 
+    /// Where content comes from.
+    pub(crate) fn stors(&self) -> &Arc<Mirror> {
+        &self.stors
+    }
+
     pub(crate) fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
         let node = self.base.node(ino).ok_or(ErrorKind::Stale)?;
         self.base.index().node(node).map_err(damaged)

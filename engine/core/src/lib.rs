@@ -20,4 +20,7 @@ pub mod unpack;
 
 pub use base::{Base, BaseError};
 pub use fs::AysFs;
-pub use overlay::{Form, Overlay, Upper, UpperError};
+pub use overlay::{
+    Aspect, Change, Changed, CommitError, CommitOptions, CommitProgress, Committed, Form, Overlay, Upper,
+    UpperError,
+};

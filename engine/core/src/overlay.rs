@@ -15,8 +15,11 @@ mod access;
 mod adopt;
 mod at;
 mod change;
+mod commit;
+mod diff;
 mod lend;
 mod marks;
+mod moved;
 mod names;
 mod open;
 mod origin;
@@ -33,6 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_vfs::{Error, ErrorKind, Result};
 
+pub use self::commit::{CommitError, CommitOptions, CommitProgress, Committed};
+pub use self::diff::{Aspect, Change, Changed};
 use self::lend::Lending;
 pub use self::marks::Form;
 use self::open::OpenFiles;

@@ -1,9 +1,9 @@
 //! A directory as a flist, with its content in a stor.
 
 mod content;
-mod scan;
+pub(crate) mod scan;
+pub(crate) mod upload;
 
-use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -11,18 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
-use aysfs_store::{Key, Store, StoreError, Stored, Upload};
-use futures::future::{ready, try_join_all};
-use futures::{StreamExt, TryStreamExt, stream};
+use aysfs_flist::{Dialect, Header, Kind, WriteError, Writer};
+use aysfs_store::{Store, StoreError};
 
-use self::content::Form;
-
-/// How many objects a stor is asked about at once.
-const BATCH: usize = 32;
-
-/// How many batches are on their way at the same time.
-const BATCHES: usize = 2;
+use self::upload::{Form, Job, To, UploadError, copy_to_links, open_path};
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -86,6 +78,16 @@ pub enum PackError {
     Flist(#[from] WriteError),
 }
 
+impl From<UploadError> for PackError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Read { path, source } => Self::Read { path, source },
+            UploadError::Changing(path) => Self::Changing(path),
+            UploadError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 /// Packs the tree at `root`: sends the content that `stor` lacks, then writes the flist.
 ///
 /// The flist is in tree order and depends on the tree alone. Nothing is written to it before all content is
@@ -125,7 +127,19 @@ pub async fn pack(
         entries.retain(|entry| entry.kind == Kind::Regular);
         summary.left_out = (before - entries.len()) as u64;
     }
-    store_content(&root, stor, options, &mut entries, &mut summary, progress).await?;
+    let job = Job {
+        form: Form::of(options.dialect),
+        spool: options.spool.clone(),
+        to: To::One(stor),
+        bytes_done: &progress.bytes_done,
+    };
+    let from = root.clone();
+    let open = move |_: usize, path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
+    let stored = job.run(&mut entries, open).await.map_err(|error| error.below(&root))?;
+    summary.files = stored.files;
+    summary.bytes = stored.bytes;
+    summary.new_objects = stored.new_objects;
+    summary.new_bytes = stored.new_bytes;
     copy_to_links(&mut entries);
     summary.entries = entries.len() as u64;
 
@@ -135,104 +149,6 @@ pub async fn pack(
     }
     writer.finish()?;
     Ok(summary)
-}
-
-/// Sends the content of all regular files, each object once, and notes in each entry where it is.
-async fn store_content(
-    root: &Path,
-    stor: &dyn Store,
-    options: &Options,
-    entries: &mut [Entry],
-    summary: &mut Summary,
-    progress: &Progress,
-) -> Result<(), PackError> {
-    let form = Form::of(options.dialect);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let all: &[Entry] = entries;
-    // What each file holds, and the key of its object.
-    let mut files = Vec::new();
-    let mut known = HashSet::new();
-    let sent: Vec<Vec<Sent>> =
-        stream::iter((0..all.len()).filter(|&position| form.needs_object(&all[position])))
-            .map(|position| {
-                let path = root.join(OsStr::from_bytes(&all[position].path));
-                let spool = options.spool.clone();
-                blocking(move || Ok((position, content::encode(&path, form, &spool)?)))
-            })
-            .buffer_unordered(cores)
-            .try_filter_map(|(position, object)| {
-                let is_new = known.insert(object.key.clone());
-                if !is_new {
-                    progress.bytes_done.fetch_add(object.file.size(), Ordering::Relaxed);
-                }
-                let unsent = is_new.then(|| (object.key.clone(), object.file.size(), object.upload));
-                files.push((position, object.file, object.key));
-                ready(Ok(unsent))
-            })
-            .ready_chunks(BATCH)
-            .map(|batch| send(stor, batch, progress))
-            .buffer_unordered(BATCHES)
-            .try_collect()
-            .await?;
-    let stored: HashMap<Key, Stored> = sent
-        .into_iter()
-        .flatten()
-        .map(|Sent { key, length, stored }| {
-            if stored.created {
-                summary.new_objects += 1;
-                summary.new_bytes += length;
-            }
-            (key, stored)
-        })
-        .collect();
-    for (position, mut file, key) in files {
-        summary.files += 1;
-        summary.bytes += file.size();
-        file.found_under(&stored[&key].key);
-        file.describe(&mut entries[position]);
-    }
-    Ok(())
-}
-
-/// An object that is in the stor.
-struct Sent {
-    /// What it was to be called.
-    key: Key,
-    /// Its stored length.
-    length: u64,
-    stored: Stored,
-}
-
-/// Sends what `stor` lacks of a batch of objects: key, plain length, body.
-async fn send(
-    stor: &dyn Store,
-    batch: Vec<Result<(Key, u64, Upload), PackError>>,
-    progress: &Progress,
-) -> Result<Vec<Sent>, PackError> {
-    let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let keys: Vec<Key> = batch.iter().map(|(key, ..)| key.clone()).collect();
-    let there = stor.has(&keys).await?;
-    try_join_all(batch.into_iter().zip(there).map(|((key, size, upload), there)| async move {
-        let stored =
-            if there { Stored { key: key.clone(), created: false } } else { stor.put(&key, &upload).await? };
-        progress.bytes_done.fetch_add(size, Ordering::Relaxed);
-        Ok(Sent { key, length: upload.length(), stored })
-    }))
-    .await
-}
-
-/// Lets every further name of a file repeat what its first name says, for readers that know no hard links.
-fn copy_to_links(entries: &mut [Entry]) {
-    let firsts: HashMap<Vec<u8>, usize> = (0..entries.len())
-        .filter(|&i| entries[i].link.is_none() && entries[i].kind == Kind::Regular)
-        .map(|i| (entries[i].path.clone(), i))
-        .collect();
-    for i in 0..entries.len() {
-        if let Some(&first) = entries[i].link.as_ref().and_then(|link| firsts.get(link)) {
-            let (path, link) = (entries[i].path.clone(), entries[i].link.clone());
-            entries[i] = Entry { path, link, ..entries[first].clone() };
-        }
-    }
 }
 
 /// Runs what would hold up others on a thread of its own.

@@ -235,6 +235,17 @@ pub struct Header {
     pub created: Option<String>,
     /// The packs, by ascending number.
     pub packs: Vec<Pack>,
+    /// What this list was made from, and what that was made from, the oldest first.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A list that another one was made from, and the directories that have another path there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// The digest of the list, as it was stored.
+    pub sha256: [u8; 32],
+    /// Old path and new path. What is below an old path is below the new one, unless that is listed, too.
+    pub moved: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The three ways to write a flist.

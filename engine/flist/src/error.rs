@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
+use crate::limits::{
+    MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
+};
 
 /// A flist that cannot be used, or an index that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,13 @@ pub enum Reason {
     PackTwice(u32),
     #[error("the flist has more than {MAX_PACKS} packs")]
     TooManyPacks,
+
+    #[error("bad line: expected `# from <sha256>`")]
+    FromLine,
+    #[error("bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`")]
+    MovedLine,
+    #[error("the flist has more than {MAX_MOVED} lines `# from` and `# moved`")]
+    TooManyMoved,
 
     #[error("the path has an empty component")]
     EmptyComponent,

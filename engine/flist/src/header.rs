@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::entry::{Dialect, Header, Pack};
+use crate::entry::{Ancestor, Dialect, Header, Pack};
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
-use crate::limits::MAX_PACKS;
+use crate::limits::{MAX_MOVED, MAX_PACKS};
 use crate::line::{count_fields, decimal};
+use crate::path;
 
 /// How the first line of v2 begins; the number of the format follows.
 pub(crate) const SIGNATURE: &str = "# aysfs-flist ";
@@ -34,6 +35,8 @@ pub(crate) fn dialect(line: &[u8]) -> Result<Dialect, Problem> {
 pub(crate) struct HeaderParser {
     header: Header,
     packs: BTreeMap<u32, Pack>,
+    /// Lines about what the list was made from.
+    from_lines: usize,
 }
 
 impl HeaderParser {
@@ -45,6 +48,12 @@ impl HeaderParser {
         let text_column = line.len() - text.len() + 1;
         if let Some(pack) = text.strip_prefix(b"pack ") {
             return self.pack(pack).map_err(|reason| Problem { column: text_column, reason });
+        }
+        if let Some(ancestor) = text.strip_prefix(b"from ") {
+            return self.ancestor(ancestor).map_err(|reason| Problem { column: text_column, reason });
+        }
+        if let Some(paths) = text.strip_prefix(b"moved ") {
+            return self.moved(paths).map_err(|reason| Problem { column: text_column, reason });
         }
         let Some(colon) = memchr::memchr(b':', text) else { return Ok(()) };
         let value = &text[colon + 1..];
@@ -68,6 +77,39 @@ impl HeaderParser {
 
     pub(crate) fn finish(self) -> Header {
         Header { packs: self.packs.into_values().collect(), ..self.header }
+    }
+
+    fn ancestor(&mut self, text: &[u8]) -> Result<(), Reason> {
+        self.count_from_line()?;
+        let mut sha256 = [0; 32];
+        hex::decode_to_slice(text, &mut sha256).map_err(|_| Reason::FromLine)?;
+        self.header.ancestors.push(Ancestor { sha256, moved: Vec::new() });
+        Ok(())
+    }
+
+    fn moved(&mut self, text: &[u8]) -> Result<(), Reason> {
+        self.count_from_line()?;
+        let mut paths = text.split(|byte| *byte == b' ').map(|path| {
+            let path = escape::decode(path, 1).map_err(|problem| problem.reason)?;
+            Ok(path::normalise(&path)?.to_vec())
+        });
+        match (
+            paths.next().transpose()?,
+            paths.next().transpose()?,
+            paths.next(),
+            self.header.ancestors.last_mut(),
+        ) {
+            (Some(old), Some(new), None, Some(ancestor)) => {
+                ancestor.moved.push((old, new));
+                Ok(())
+            }
+            _ => Err(Reason::MovedLine),
+        }
+    }
+
+    fn count_from_line(&mut self) -> Result<(), Reason> {
+        self.from_lines += 1;
+        if self.from_lines > MAX_MOVED { Err(Reason::TooManyMoved) } else { Ok(()) }
     }
 
     fn pack(&mut self, text: &[u8]) -> Result<(), Reason> {

@@ -72,6 +72,7 @@ pub struct Index {
     header: Header,
     users: Vec<Owner>,
     groups: Vec<Owner>,
+    list: [u8; 32],
     total_size: u64,
 }
 
@@ -120,6 +121,11 @@ impl Index {
     /// What the list says about itself.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The SHA-256 of the list, as it is stored.
+    pub fn list_digest(&self) -> [u8; 32] {
+        self.list
     }
 
     /// The users that own something; [`NodeRef::user`] is a position in it.

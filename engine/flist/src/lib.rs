@@ -29,6 +29,10 @@
 //! - An owner field of digits is a number; v2 escapes the first digit of a name like that.
 //! - An entry with `link=` is another name of an earlier entry; all else that it says must be well-formed, and is
 //!   ignored.
+//! - A hash of 32 digits in v2, without a column that says where the content is, is that of a v1 list: the file is an object
+//!   of a v1 stor. So a list that is made from a v1 list by changes need not fetch what did not change.
+//! - `# from <digest>` in the header of v2 names a list that this one was made from, and `# moved <old> <new>` behind it a
+//!   directory that has another path there, so that what was remembered of the old list can be used with the new one.
 //! - `data=<offset>+<length>,...` in v2 are the parts of a sparse file that are not holes.
 //! - Data in a field that its type has no use for (the size of a directory) is checked, and dropped.
 
@@ -47,11 +51,12 @@ mod tree;
 mod write;
 
 pub use entry::{
-    BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, TimeOrder, Timestamp,
+    Ancestor, BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, TimeOrder,
+    Timestamp,
 };
 pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
-pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
+pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
 pub use minisign_verify::PublicKey;
 pub use parse::{Flist, ParseOptions, Times};
 pub use signature::{SignatureError, verify};

@@ -10,6 +10,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_ENTRIES: usize = 100_000_000;
 /// Most packs of a header.
 pub const MAX_PACKS: usize = 1 << 20;
+/// Most directories of a header that have been moved, and most lists that it was made from.
+pub const MAX_MOVED: usize = 1 << 20;
 /// Longest target of a symlink, in bytes (`PATH_MAX` without its NUL).
 pub const MAX_TARGET: usize = 4095;
 /// Longest value of an extended attribute, in bytes (`XATTR_SIZE_MAX`).

@@ -15,6 +15,9 @@ use crate::escape;
 use crate::limits::{MAX_NAME, MAX_TARGET, MAX_XATTR};
 use crate::path::{self, Trim, Trimmed};
 
+/// The digits of a hash that is one of a v1 list.
+const V1_DIGITS: usize = 32;
+
 /// An entry, and what is needed to complain about it later.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -255,6 +258,10 @@ impl<'a> Columns<'a> {
                 end = Some(segment.end);
             }
             entry.data = Some(segments);
+        }
+        if self.place.is_none() && hash.text.len() == V1_DIGITS {
+            entry.content = v1_content(&hash, entry.size)?;
+            return Ok(());
         }
         let sha256 = if hash.text.is_empty() { None } else { Some(hash.digest::<32>()?) };
         entry.content = match (self.place, sha256) {

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::entry::{Content, Dialect, Entry, Header, Kind, Owner, Place, Timestamp};
+use crate::entry::{Ancestor, Content, Dialect, Entry, Header, Kind, Owner, Place, Timestamp};
 use crate::error::{Reason, shown};
 use crate::escape::{encode, encode_byte};
 use crate::header::{FORMAT, SIGNATURE};
@@ -124,6 +124,21 @@ fn write_header(line: &mut Vec<u8>, header: &Header) -> io::Result<()> {
     for pack in &header.packs {
         writeln!(line, "# pack {} {} {}", pack.number, hex::encode(pack.sha256), pack.bytes)?;
     }
+    ancestors(line, &header.ancestors)
+}
+
+/// The lines about what a list was made from.
+pub(crate) fn ancestors(line: &mut Vec<u8>, ancestors: &[Ancestor]) -> io::Result<()> {
+    for Ancestor { sha256, moved } in ancestors {
+        writeln!(line, "# from {}", hex::encode(sha256))?;
+        for (old, new) in moved {
+            line.extend(b"# moved ");
+            encode(old, b" ", line);
+            line.push(b' ');
+            encode(new, b" ", line);
+            line.push(b'\n');
+        }
+    }
     Ok(())
 }
 
@@ -182,8 +197,9 @@ fn v2(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
                 | Content::Pack { sha256, .. }
                 | Content::Chunks { sha256, .. },
             ) => line.extend(hex::encode(sha256).as_bytes()),
+            Some(Content::V1(md5)) => line.extend(hex::encode(md5).as_bytes()),
             None if size == 0 || entry.link.is_some() => {}
-            Some(Content::V1(_)) | None => return Err(no_content(entry, "SHA-256", Dialect::V2)),
+            None => return Err(no_content(entry, "SHA-256 or MD5", Dialect::V2)),
         }
     }
     write!(line, "|{size}|")?;

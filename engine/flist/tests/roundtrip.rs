@@ -138,8 +138,8 @@ fn content_has_the_digest_of_the_dialect() {
     file.content = Some(Content::Object { sha256: [1; 32], key: ObjectKey::Sha256([2; 32]) });
     let message = "\"f\": the file is not empty, and has no MD5 content to list in v1 long";
     assert_eq!(refusal(Dialect::V1Long, &file), message);
-    file.content = Some(Content::V1([1; 16]));
-    let message = "\"f\": the file is not empty, and has no SHA-256 content to list in v2";
+    file.content = None;
+    let message = "\"f\": the file is not empty, and has no SHA-256 or MD5 content to list in v2";
     assert_eq!(refusal(Dialect::V2, &file), message);
 }
 

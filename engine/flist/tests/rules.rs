@@ -408,7 +408,43 @@ fn v2_says_where_content_is() {
         error(file("|at=1:0:1").replace(&format!("a|{SHA256}"), "a|12")),
         "line 3, column 3: bad hash \"12\": expected 64 hex digits"
     );
+    let old = file("").replace(&format!("a|{SHA256}"), "a|d41d8cd98f00b204e9800998ecf8427e");
+    let content = parse(&old).entries[0].content;
+    assert!(matches!(content, Some(Content::V1(_))), "an object of a v1 list: {content:?}");
+    assert_eq!(
+        error(old.replace("d41d8", "xyz12")),
+        "line 3, column 3: bad hash \"xyz12cd98f00b204e9800998ecf8427e\": expected 32 hex digits"
+    );
     assert_eq!(parse(file("|at=1:0:1|data=")).entries[0].data, Some(vec![]), "a hole from end to end");
+}
+
+#[test]
+fn v2_says_what_it_was_made_from() {
+    for (lines, message) in [
+        ("# from abc", "line 2, column 3: bad line: expected `# from <sha256>`"),
+        (
+            "# moved a b",
+            "line 2, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        (
+            "# from SHA\n# moved a",
+            "line 3, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        (
+            "# from SHA\n# moved a b c",
+            "line 3, column 3: bad line: expected `# moved <old path> <new path>` behind a line `# from <sha256>`",
+        ),
+        ("# from SHA\n# moved a ../b", "line 3, column 3: the path has a component `..`"),
+        (
+            "# from SHA\n# moved a %zz",
+            "line 3, column 3: bad escape \"%zz\": expected `%` and two hex digits",
+        ),
+    ] {
+        assert_eq!(error(v2(&lines.replace("SHA", SHA256))), message, "{lines}");
+    }
+    let header = parse(v2(&format!("# from {SHA256}\n# moved /a%20b c%0A\n# from {SHA256}"))).header;
+    assert_eq!(header.ancestors.len(), 2);
+    assert_eq!(header.ancestors[0].moved, [(b"a b".to_vec(), b"c\n".to_vec())]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Tree {
         let own = directory(self.below(w, lower, name)?);
         Ok(match w.upper.mark(at, Mark::Redirect)? {
             None => What::Directory(own),
-            Some(path) => match directory(self.redirected(w, lower, &path)?) {
+            Some(path) => match directory(self.redirected(w, lower, &w.translated(at, path)?)?) {
                 Some(node) if Some(node) != own => What::Moved(node),
                 found => What::Directory(found),
             },
@@ -198,14 +198,18 @@ impl Tree {
         };
         let mark = w.upper.mark(at, Mark::Content)?;
         Ok(Data::Below(match (mark.as_deref().and_then(origin::from_mark), found) {
-            (Some(content), Some(node)) => {
-                let there = w.lower.content(&w.base().index().node(node).map_err(damaged)?)?;
-                match there.is_some_and(|there| origin::is_same(&there, &content)) {
-                    true => Origin::Base(node),
-                    false => Origin::Replaced(Arc::new(content)),
+            (Some(content), found) => {
+                // Or under its own name: a base that was made of these changes has it there.
+                let own = self.below(w, lower, name)?.map(|(node, _)| node);
+                let mut same = None;
+                for node in [found, own].into_iter().flatten() {
+                    let there = w.lower.content(&w.base().index().node(node).map_err(damaged)?)?;
+                    if same.is_none() && there.is_some_and(|there| origin::is_same(&there, &content)) {
+                        same = Some(node);
+                    }
                 }
+                same.map_or_else(|| Origin::Replaced(Arc::new(content)), Origin::Base)
             }
-            (Some(content), None) => Origin::Replaced(Arc::new(content)),
             // The kernel made it: what it means is what is there.
             (None, Some(node)) => Origin::Base(node),
             (None, None) => Origin::Lost,

@@ -9,7 +9,7 @@ use aysfs_vfs::{Result, SetTime};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
     chmodat, chownat, getxattr, lgetxattr, linkat, listxattr, llistxattr, lremovexattr, lsetxattr, openat,
-    removexattr, setxattr, statat, utimensat,
+    readlinkat, removexattr, setxattr, statat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -84,6 +84,17 @@ impl At {
             Self::Nameless(fd) => utimensat(CWD, magic_link(fd), &times, AtFlags::empty()),
         };
         set.map_err(Into::into)
+    }
+
+    /// The target of a symlink.
+    pub(super) fn target(&self) -> Result<Vec<u8>> {
+        let target = match self {
+            Self::Named(directory, name) => {
+                access::inside(directory, || readlinkat(directory, &**name, Vec::new()))?
+            }
+            Self::Nameless(fd) => readlinkat(fd, "", Vec::new())?,
+        };
+        Ok(target.into_bytes())
     }
 
     /// Gives it one more name; an error that says it is not there if it has none left.

@@ -55,6 +55,7 @@ impl Tree {
         new: &New<'_>,
         perm: u16,
     ) -> Result<Made> {
+        self.name_changes += 1;
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
@@ -136,6 +137,7 @@ impl Tree {
 
     /// Gives a leaf of the upper one more name.
     pub(super) fn link(&mut self, w: &World, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
+        self.name_changes += 1;
         if self.find(w, parent, name)?.is_some() {
             return Err(ErrorKind::Exists.into());
         }
@@ -160,6 +162,7 @@ impl Tree {
 
     /// Removes a name of anything but a directory; returns what it led to.
     pub(super) fn unlink(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        self.name_changes += 1;
         let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
         if found.is_directory() {
             return Err(ErrorKind::IsADirectory.into());
@@ -182,6 +185,7 @@ impl Tree {
 
     /// Removes an empty directory; returns what it was.
     pub(super) fn rmdir(&mut self, w: &World, parent: Ino, name: &Name) -> Result<Ino> {
+        self.name_changes += 1;
         let found = self.find(w, parent, name)?.ok_or(ErrorKind::NotFound)?;
         if !found.is_directory() {
             return Err(ErrorKind::NotADirectory.into());
@@ -222,6 +226,7 @@ impl Tree {
         (to, new_name): (Ino, &Name),
         mode: RenameMode,
     ) -> Result<Option<Ino>> {
+        self.name_changes += 1;
         let moved = self.find(w, from, name)?.ok_or(ErrorKind::NotFound)?;
         let target = self.find(w, to, new_name)?;
         match (mode, target) {
@@ -419,7 +424,7 @@ impl Tree {
                 self.raised(w, moved.ino())?;
                 let path = redirect(w, node)?;
                 let source = At::Named(self.descriptor(w, from)?, name.as_bytes().into());
-                w.upper.set_mark(&source, Mark::Redirect, &path)
+                w.mark_as_moved(&source, &path)
             }
             None => {
                 let (lower, ..) = self.directory(w, to)?;

@@ -50,6 +50,8 @@ pub(super) enum Mark {
     Opaque,
     /// Where in the base the rest of it is: an absolute path, or another name in the same directory.
     Redirect,
+    /// Of a directory with a redirect: of which list that is a path. Ours, too; see [`moved`](super::moved).
+    List,
     /// Of a regular file: its content is in the base.
     Metacopy,
     /// Of a regular file whose content is in the base: which content that is. Of ours, not of the kernel's.
@@ -78,6 +80,7 @@ impl Form {
         let mark = match mark {
             Mark::Opaque => "opaque",
             Mark::Redirect => "redirect",
+            Mark::List => "aysfs.list",
             Mark::Metacopy => "metacopy",
             Mark::Content => "aysfs.content",
             Mark::Times => "aysfs.times",
@@ -138,6 +141,21 @@ impl Upper {
             Ok(()) | Err(Errno::NODATA) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The extended attributes that programs see of an inode of the upper, sorted by name.
+    pub(super) fn shown_xattrs(&self, at: &At) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut shown = Vec::new();
+        for kept in at.xattrs()?.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            // One that is gone again was removed meanwhile.
+            if let Some(name) = self.form.shown_name(kept)
+                && let Some(value) = at.xattr(kept)?
+            {
+                shown.push((name, value));
+            }
+        }
+        shown.sort();
+        Ok(shown)
     }
 
     /// Whether a name of an upper directory says that the name does not exist.

@@ -154,6 +154,8 @@ pub(super) struct Tree {
     /// nobody has asked yet.
     pub(super) lost: HashMap<Node, u32>,
     pub(super) gone_before: Option<HashMap<Node, u32>>,
+    /// How often a name came, went or moved.
+    pub(super) name_changes: u64,
 }
 
 impl Tree {
@@ -177,6 +179,7 @@ impl Tree {
             claims: Vec::new(),
             lost: HashMap::new(),
             gone_before: blank.then(HashMap::new),
+            name_changes: 0,
         }
     }
 

@@ -15,8 +15,7 @@ use aysfs_vfs::{
 };
 use bytes::Bytes;
 use rustix::fs::{
-    FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags, fallocate, fstatvfs, fsync, openat, readlinkat,
-    seek,
+    FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags, fallocate, fstatvfs, fsync, openat, seek,
 };
 
 use super::at::At;
@@ -251,13 +250,7 @@ impl Vfs for Overlay {
         };
         match at {
             None => self.0.w.lower.readlink(ino).await,
-            Some(()) => {
-                let target = match self.0.tree().at(&self.0.w, ino)? {
-                    At::Named(directory, name) => readlinkat(&directory, &*name, Vec::new())?,
-                    At::Nameless(fd) => readlinkat(&fd, "", Vec::new())?,
-                };
-                Ok(target.into_bytes().into())
-            }
+            Some(()) => Ok(self.0.tree().at(&self.0.w, ino)?.target()?.into()),
         }
     }
 

@@ -1,20 +1,21 @@
 //! The content of one file as an object.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use aysfs_flist::{Content, Dialect, Entry, Kind, ObjectKey};
 use aysfs_store::codec::{self, Compression};
 use aysfs_store::{Key, Upload};
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::{PackError, scan};
+use super::scan;
+use super::upload::UploadError;
 
 /// Up to this length, plain and stored bytes are kept in memory.
 const IN_MEMORY: u64 = 1 << 20;
@@ -27,7 +28,7 @@ const V1_QUALITY: u32 = 5;
 
 /// The form of the objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// Brotli, under the MD5 of the plain file.
     V1,
     /// One stored chunk, under its SHA-256.
@@ -35,16 +36,20 @@ pub(super) enum Form {
 }
 
 impl Form {
-    pub(super) fn of(dialect: Dialect) -> Self {
+    pub(crate) fn of(dialect: Dialect) -> Self {
         match dialect {
             Dialect::V1Short | Dialect::V1Long => Self::V1,
             Dialect::V2 => Self::V2,
         }
     }
 
-    /// Whether the stor has to keep something for this entry. A v1 client fetches empty files too.
+    /// Whether the stor has to keep something for this entry, and it does not say yet where. A v1 client fetches empty files
+    /// too.
     pub(super) fn needs_object(self, entry: &Entry) -> bool {
-        entry.kind == Kind::Regular && entry.link.is_none() && (entry.size > 0 || self == Self::V1)
+        entry.kind == Kind::Regular
+            && entry.link.is_none()
+            && entry.content.is_none()
+            && (entry.size > 0 || self == Self::V1)
     }
 }
 
@@ -90,9 +95,15 @@ pub(super) struct Object {
     pub(super) upload: Upload,
 }
 
-/// Reads the file at `path` and makes its object; `spool` is a directory for what is too large for memory.
-pub(super) fn encode(path: &Path, form: Form, spool: &Path) -> Result<Object, PackError> {
-    read_stable(path, |file, size| match form {
+/// Reads the file that `open` opens and makes its object; `path` is what messages call it, `spool` a directory for what is too
+/// large for memory.
+pub(super) fn encode(
+    path: &Path,
+    open: impl Fn() -> io::Result<Option<File>>,
+    form: Form,
+    spool: &Path,
+) -> Result<Object, UploadError> {
+    read_stable(path, open, |file, size| match form {
         Form::V1 => encode_v1(file, size, spool),
         Form::V2 if size <= IN_MEMORY => encode_small(file),
         Form::V2 => encode_large(file, spool),
@@ -102,16 +113,12 @@ pub(super) fn encode(path: &Path, form: Form, spool: &Path) -> Result<Object, Pa
 /// Makes an object by `read`, which is given the file and its size, until the file did not change meanwhile.
 fn read_stable(
     path: &Path,
+    open: impl Fn() -> io::Result<Option<File>>,
     mut read: impl FnMut(&mut File, u64) -> io::Result<Stored>,
-) -> Result<Object, PackError> {
+) -> Result<Object, UploadError> {
     for _ in 0..ATTEMPTS {
-        let failed = |source| PackError::Read { path: path.to_owned(), source };
-        // The path may lead to something else by now: never follow a link, never wait for a fifo.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => break,
-            opened => opened.map_err(failed)?,
-        };
+        let failed = |source| UploadError::Read { path: path.to_owned(), source };
+        let Some(mut file) = open().map_err(failed)? else { break };
         let before = file.metadata().map_err(failed)?;
         if !before.is_file() {
             break;
@@ -125,7 +132,7 @@ fn read_stable(
             return Ok(Object { file, key: stored.key, upload: stored.upload });
         }
     }
-    Err(PackError::Changing(path.to_owned()))
+    Err(UploadError::Changing(path.to_owned()))
 }
 
 /// Where the data of a sparse file is; `None` if it has no hole.
@@ -198,9 +205,11 @@ impl Stored {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::fs::OpenOptions;
     use std::io::Write;
     use std::path::PathBuf;
 
+    use super::super::upload::open_path;
     use super::*;
 
     fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -219,14 +228,18 @@ mod tests {
     fn a_file_that_changes_once_is_read_again() {
         let (_dir, path) = file(b"one");
         let mut reads = 0;
-        let object = read_stable(&path, |file, _| {
-            reads += 1;
-            let stored = encode_small(file);
-            if reads == 1 {
-                append(&path);
-            }
-            stored
-        });
+        let object = read_stable(
+            &path,
+            || open_path(&path),
+            |file, _| {
+                reads += 1;
+                let stored = encode_small(file);
+                if reads == 1 {
+                    append(&path);
+                }
+                stored
+            },
+        );
         let object = object.expect("stable the second time");
         assert_eq!((reads, object.file.size()), (2, 4));
         let Content::Object { sha256, .. } = object.file.content else { panic!("a v2 object") };
@@ -237,24 +250,25 @@ mod tests {
     fn a_file_that_keeps_changing_is_refused() {
         let (_dir, path) = file(b"one");
         let mut reads = 0;
-        let refused = read_stable(&path, |file, _| {
-            reads += 1;
-            append(&path);
-            encode_small(file)
-        });
-        let error = refused.expect_err("never stable").to_string();
-        assert_eq!(reads, ATTEMPTS);
-        assert_eq!(
-            error,
-            format!("{} changes while it is packed: pack again when nothing writes to it", path.display())
+        let refused = read_stable(
+            &path,
+            || open_path(&path),
+            |file, _| {
+                reads += 1;
+                append(&path);
+                encode_small(file)
+            },
         );
+        let error = refused.expect_err("never stable");
+        assert_eq!(reads, ATTEMPTS);
+        assert!(matches!(&error, UploadError::Changing(of) if *of == path), "{error:?}");
     }
 
     #[test]
     fn a_file_that_only_seems_unchanged_is_refused() {
         let (_dir, path) = file(b"one");
         let shorter = |file: &mut File, _| encode_small(file).map(|stored| Stored { size: 2, ..stored });
-        assert!(matches!(read_stable(&path, shorter), Err(PackError::Changing(_))));
+        assert!(matches!(read_stable(&path, || open_path(&path), shorter), Err(UploadError::Changing(_))));
     }
 
     #[test]
@@ -266,12 +280,14 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("made");
         for path in [&link, &fifo, &dir.path().to_owned()] {
             for form in [Form::V1, Form::V2] {
-                let refused = encode(path, form, dir.path()).expect_err("no regular file");
-                assert!(matches!(&refused, PackError::Changing(of) if of == path), "{refused}");
+                let refused = encode(path, || open_path(path), form, dir.path());
+                let refused = refused.expect_err("no regular file");
+                assert!(matches!(&refused, UploadError::Changing(of) if of == path), "{refused:?}");
             }
         }
-        let gone = encode(&dir.path().join("gone"), Form::V2, dir.path()).expect_err("not there");
-        assert!(matches!(gone, PackError::Read { .. }), "{gone}");
+        let gone = dir.path().join("gone");
+        let gone = encode(&gone, || open_path(&gone), Form::V2, dir.path()).expect_err("not there");
+        assert!(matches!(gone, UploadError::Read { .. }), "{gone:?}");
     }
 
     #[test]
@@ -280,7 +296,8 @@ mod tests {
         let sparse = OpenOptions::new().write(true).open(&path).expect("there");
         sparse.set_len(8 << 20).expect("resizable");
         std::os::unix::fs::FileExt::write_all_at(&sparse, &[1; 4096], 4 << 20).expect("written");
-        let data = |path: &Path| encode(path, Form::V2, dir.path()).expect("encoded").file.data;
+        let data =
+            |path: &Path| encode(path, || open_path(path), Form::V2, dir.path()).expect("encoded").file.data;
         let only = std::iter::once((4 << 20)..(4 << 20) + 4096);
         assert_eq!(data(&path), Some(only.collect()));
         sparse.set_len(0).and_then(|()| sparse.set_len(1 << 20)).expect("resizable");

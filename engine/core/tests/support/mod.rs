@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part.
 
+pub mod mount;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,6 +25,9 @@ pub(super) fn write(mut tree: Tree, scanned: &Scanned, key: &Key, out: &File) ->
     let header = &scanned.header;
     let name = tree.blob(header.name.as_deref().unwrap_or_default().as_bytes()).map_err(too_large)?;
     let created = tree.blob(header.created.as_deref().unwrap_or_default().as_bytes()).map_err(too_large)?;
+    let mut lines = Vec::new();
+    crate::write::ancestors(&mut lines, &header.ancestors)?;
+    let ancestors = tree.blob(&lines).map_err(too_large)?;
     let packs: Vec<_> = header
         .packs
         .iter()
@@ -75,6 +78,7 @@ pub(super) fn write(mut tree: Tree, scanned: &Scanned, key: &Key, out: &File) ->
         version: header.version.unwrap_or_default().into(),
         name,
         created,
+        ancestors,
         sections,
         body_check: body_check.into(),
         header_check: U64::ZERO,

@@ -15,7 +15,8 @@ use super::format::{
     SegmentRow, Slice, XattrRow,
 };
 use super::key::Key;
-use crate::entry::{Dialect, Header, Owner, Pack, TimeOrder};
+use crate::entry::{Ancestor, Dialect, Header, Owner, Pack, TimeOrder};
+use crate::header::HeaderParser;
 
 /// Compares the whole file with its checksums.
 ///
@@ -69,6 +70,7 @@ impl Index {
             header: Header::default(),
             users: Vec::new(),
             groups: Vec::new(),
+            list: *key.list(),
             total_size: header.total_size.get(),
         };
         index.header = index.list_header(&header)?;
@@ -105,7 +107,17 @@ impl Index {
             created: text(2, header.created)?,
             version: (header.present & 4 != 0).then_some(header.version.get()),
             packs: self.rows(Section::Packs).iter().map(pack).collect(),
+            ancestors: self.ancestors(header)?,
         })
+    }
+
+    fn ancestors(&self, header: &FileHeader) -> io::Result<Vec<Ancestor>> {
+        let lines = self.blob(header.ancestors).ok_or_else(|| damaged("its header points nowhere"))?;
+        let mut parser = HeaderParser::default();
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            parser.line(line).map_err(|_| damaged("its header is not what was written"))?;
+        }
+        Ok(parser.finish().ancestors)
     }
 
     fn owners(&self, section: Section) -> io::Result<Vec<Owner>> {

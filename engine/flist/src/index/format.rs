@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The first bytes of every index.
 pub(crate) const MAGIC: [u8; 8] = *b"aysfsidx";
 /// The version of this layout, and of what compiling makes of a list.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Declares the rows of the file.
 macro_rules! rows {
@@ -49,6 +49,8 @@ rows! {
         version: U64,
         name: Slice,
         created: Slice,
+        /// The header lines about what the list was made from.
+        ancestors: Slice,
         sections: [Extent; Section::COUNT],
         /// xxh3 of everything behind this header.
         body_check: U64,

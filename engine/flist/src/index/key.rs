@@ -16,18 +16,26 @@ pub(super) const UNFINISHED: &str = "new-";
 /// What an index is made of: the bytes of the list, how they are understood, and the format of the index. Equal
 /// keys, equal indexes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct Key {
+    bytes: [u8; 32],
+    list: [u8; 32],
+}
 
 impl Key {
     /// `list` is the SHA-256 of the list as it is stored.
     pub(super) fn new(list: &[u8; 32], options: &ParseOptions) -> Self {
         let mut hasher = with_options("index", options);
         hasher.update(list);
-        Self(hasher.finalize().into())
+        Self { bytes: hasher.finalize().into(), list: *list }
     }
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
+    }
+
+    /// The SHA-256 of the list as it is stored.
+    pub(super) fn list(&self) -> &[u8; 32] {
+        &self.list
     }
 
     /// The index itself.
@@ -43,7 +51,7 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&hex::encode(self.bytes))
     }
 }
 

@@ -70,7 +70,7 @@ impl<'a> Entries<'a> {
     /// The entry of the node at the current path; enters it if it is a directory.
     fn visit(&mut self, number: Node) -> Result<Entry, Corrupt> {
         let node = self.index.node(number)?;
-        let mut entry = entry(&node, self.path.clone())?;
+        let mut entry = node.entry(self.path.clone())?;
         if node.kind() == Kind::Directory {
             self.ahead.push((self.path.len(), self.index.children(number)?));
         } else if node.nlink() > 1 {
@@ -83,24 +83,30 @@ impl<'a> Entries<'a> {
     }
 }
 
-fn entry(node: &NodeRef<'_>, path: Vec<u8>) -> Result<Entry, Corrupt> {
-    let mut entry = Entry::new(path, node.kind());
-    entry.perm = node.perm();
-    entry.user = node.index.users[node.user()].clone();
-    entry.group = node.index.groups[node.group()].clone();
-    entry.mtime = node.mtime();
-    entry.ctime = node.ctime();
-    entry.content = node.content()?;
-    entry.target = node.target()?.to_vec();
-    if entry.target.is_empty() {
-        entry.size = node.size();
+impl NodeRef<'_> {
+    /// All that the list says about it, as an entry at `path`, which is no link.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub fn entry(&self, path: Vec<u8>) -> Result<Entry, Corrupt> {
+        let mut entry = Entry::new(path, self.kind());
+        entry.perm = self.perm();
+        entry.user = self.index.users[self.user()].clone();
+        entry.group = self.index.groups[self.group()].clone();
+        entry.mtime = self.mtime();
+        entry.ctime = self.ctime();
+        entry.content = self.content()?;
+        entry.target = self.target()?.to_vec();
+        if entry.target.is_empty() {
+            entry.size = self.size();
+        }
+        entry.data = self.data()?.map(Iterator::collect);
+        for xattr in self.xattrs()? {
+            let (name, value) = xattr?;
+            entry.xattrs.push((name.to_vec(), value.to_vec()));
+        }
+        Ok(entry)
     }
-    entry.data = node.data()?.map(Iterator::collect);
-    for xattr in node.xattrs()? {
-        let (name, value) = xattr?;
-        entry.xattrs.push((name.to_vec(), value.to_vec()));
-    }
-    Ok(entry)
 }
 
 impl Iterator for Entries<'_> {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use aysfs_flist::{Content, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Timestamp};
+use aysfs_flist::{Ancestor, Content, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Timestamp};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -52,8 +52,11 @@ pub(crate) fn list() -> impl Strategy<Value = (Header, Vec<Entry>)> {
 
 fn header() -> impl Strategy<Value = Header> {
     let packs = prop::collection::btree_map(0..4_u32, any::<[u8; 32]>(), 0..4);
-    (option::of(any::<String>()), any::<Option<u64>>(), option::of(any::<String>()), packs).prop_map(
-        |(name, version, created, packs)| Header {
+    let moved = vec((name(), name()), 0..3);
+    let ancestors = vec((any::<[u8; 32]>(), moved), 0..3);
+    let texts = (option::of(any::<String>()), option::of(any::<String>()));
+    (texts, any::<Option<u64>>(), packs, ancestors).prop_map(
+        |((name, created), version, packs, ancestors)| Header {
             name,
             version,
             created,
@@ -61,6 +64,7 @@ fn header() -> impl Strategy<Value = Header> {
                 .into_iter()
                 .map(|(number, sha256)| Pack { number, sha256, bytes: u64::MAX })
                 .collect(),
+            ancestors: ancestors.into_iter().map(|(sha256, moved)| Ancestor { sha256, moved }).collect(),
         },
     )
 }
@@ -117,6 +121,7 @@ fn content() -> impl Strategy<Value = Content> {
     ];
     prop_oneof![
         (any::<[u8; 32]>(), key).prop_map(|(sha256, key)| Content::Object { sha256, key }),
+        any::<[u8; 16]>().prop_map(Content::V1),
         (any::<[u8; 32]>(), place()).prop_map(|(sha256, at)| Content::Pack { sha256, at }),
         (any::<[u8; 32]>(), place()).prop_map(|(sha256, table)| Content::Chunks { sha256, table }),
     ]

@@ -1,0 +1,79 @@
+//! Directories of the base that were moved, when the base is a list that was made of these very changes.
+//!
+//! A redirect is a path of the base that there was when the directory was moved. In a list that a commit has made of it, the
+//! directory is where it was moved to, and what is at the old path is something else, or nothing. So a mark of ours tells of
+//! which list the path is, and a committed list tells what it was made from and which directories have another path there. Where
+//! both are known the path is translated; where one is not (another list, a redirect that the kernel made) it is taken as it
+//! is, as the kernel does.
+
+use aysfs_vfs::Result;
+
+use super::World;
+use super::at::At;
+use super::marks::Mark;
+
+impl World {
+    /// Marks a directory, before it is moved, with the path that it has in the base.
+    pub(super) fn mark_as_moved(&self, at: &At, path: &[u8]) -> Result<()> {
+        // The other one counts only beside the redirect that it names, so a crash in between leaves one that does not count.
+        self.upper.set_mark(at, Mark::Redirect, path)?;
+        let list = [hex::encode(self.base().index().list_digest()).as_bytes(), b" ", path].concat();
+        self.upper.set_mark(at, Mark::List, &list)
+    }
+
+    /// The path in this base of what a redirect names.
+    pub(super) fn translated(&self, at: &At, redirect: Vec<u8>) -> Result<Vec<u8>> {
+        let Some(mark) = self.upper.mark(at, Mark::List)? else { return Ok(redirect) };
+        let Some(list) = mark.strip_suffix(&*redirect).and_then(|mark| mark.strip_suffix(b" ")) else {
+            return Ok(redirect);
+        };
+        let ancestors = &self.base().index().header().ancestors;
+        let is_it = |sha256: &[u8; 32]| hex::encode(sha256).as_bytes() == list;
+        // The newest, if it was the same list twice.
+        let Some(first) = ancestors.iter().rposition(|ancestor| is_it(&ancestor.sha256)) else {
+            return Ok(redirect);
+        };
+        let Some(path) = redirect.strip_prefix(b"/") else { return Ok(redirect) };
+        let path =
+            ancestors[first..].iter().fold(path.to_vec(), |path, ancestor| follow(&path, &ancestor.moved));
+        Ok([b"/", &*path].concat())
+    }
+}
+
+/// Where a path is after these moves: the longest old path that it is at or below decides.
+fn follow(path: &[u8], moved: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let below = |old: &[u8]| match path.strip_prefix(old)? {
+        rest @ ([] | [b'/', ..]) => Some(rest.to_vec()),
+        _ => None,
+    };
+    let candidates = moved.iter().filter_map(|(old, new)| Some((old.len(), new, below(old)?)));
+    match candidates.max_by_key(|(length, ..)| *length) {
+        Some((_, new, rest)) => [&**new, &*rest].concat(),
+        None => path.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_old_path_decides() {
+        let moved: Vec<(Vec<u8>, Vec<u8>)> = [("a", "b"), ("b", "a"), ("a/x", "x"), ("a/x/kept", "a/x/kept")]
+            .map(|(old, new)| (old.into(), new.into()))
+            .to_vec();
+        for (old, new) in [
+            ("a", "b"),
+            ("b", "a"),
+            ("b/deep/er", "a/deep/er"),
+            ("a/x", "x"),
+            ("a/x/y", "x/y"),
+            ("a/xy", "b/xy"),
+            ("a/x/kept", "a/x/kept"),
+            ("ab", "ab"),
+            ("other", "other"),
+        ] {
+            assert_eq!(follow(old.as_bytes(), &moved), new.as_bytes(), "{old}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Local changes as a new flist.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aysfs_engine::{CommitError, CommitOptions, CommitProgress, Committed};
+use aysfs_flist::{Content, Dialect, Entry, Flist, Header, Kind, ParseOptions, Source};
+use aysfs_store::fault::Trouble;
+use aysfs_store::{Fault, Key, Store};
+use aysfs_vfs::{Fh, FileKind, Ino, RenameMode, Vfs};
+use bytes::Bytes;
+use futures::StreamExt;
+use md5::{Digest, Md5};
+use support::Lab;
+use support::mount::{Mount, ROOT, WRITE, directory, has_metacopy, mount, mount_base, name, tree};
+
+async fn commit(lab: &Lab, mounted: &Mount) -> Result<(Committed, Vec<u8>), CommitError> {
+    let header = Header { name: Some("new".into()), version: Some(2), ..Header::default() };
+    let options = CommitOptions { header, spool: lab.dir.path().into() };
+    let mut flist = Vec::new();
+    let progress = Arc::<CommitProgress>::default();
+    let committed = mounted.0.commit(&options, &mut flist, &progress).await;
+    if committed.is_err() {
+        assert!(flist.is_empty(), "a list that is not whole was written");
+    }
+    committed.map(|committed| (committed, flist))
+}
+
+/// How many objects the stor has.
+async fn stored(lab: &Lab) -> usize {
+    lab.objects.list().await.expect("listed").count().await
+}
+
+fn parse(bytes: &[u8]) -> Flist {
+    Flist::parse(Source::Bytes { name: "new.flist", bytes }, &ParseOptions::default()).expect("a good list")
+}
+
+fn entry<'a>(list: &'a Flist, path: &str) -> &'a Entry {
+    let found = list.entries.iter().find(|entry| entry.path == path.as_bytes());
+    found.unwrap_or_else(|| panic!("{path} is not listed"))
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_listed_as_it_was_and_only_what_is_new_is_sent() {
+    let lab = Lab::new();
+    let first = lab.file("d/one", b"two names");
+    let second = Entry { path: b"d/two".to_vec(), link: Some(b"d/one".to_vec()), ..first.clone() };
+    let kept = Entry {
+        perm: 0o4711,
+        xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())],
+        ..lab.file("kept", b"kept")
+    };
+    let base =
+        [directory(""), directory("d"), first.clone(), second, lab.file("gone", b"gone"), kept.clone()];
+    let mounted = mount(&lab, &base);
+    let before = stored(&lab).await;
+    mounted.unlink("gone").await;
+    mounted.write("new", WRITE, 0, b"new content").await;
+    mounted.write("same", WRITE, 0, b"new content").await;
+    mounted.write("empty", WRITE, 0, b"").await;
+    let new = mounted.ino("new").await;
+    let d = mounted.ino("d").await;
+    mounted.0.link(new, d, &name("again")).await.expect("linked");
+
+    let (committed, list) = commit(&lab, &mounted).await.expect("committed");
+    let expected =
+        Committed { entries: 9, files: 4, reused: 2, new_objects: 1, new_bytes: committed.new_bytes };
+    assert_eq!(committed, expected);
+    assert_eq!(stored(&lab).await, before + 1);
+    let list = parse(&list);
+    assert_eq!(
+        (list.dialect, list.header.name.as_deref(), list.header.version),
+        (Dialect::V2, Some("new"), Some(2))
+    );
+    assert_eq!(entry(&list, "kept"), &kept);
+    assert_eq!(entry(&list, "d/one"), &first);
+    assert_eq!(entry(&list, "d/two").link.as_deref(), Some(&b"d/one"[..]));
+    assert_eq!(entry(&list, "new").link.as_deref(), Some(&b"d/again"[..]));
+    assert_eq!(entry(&list, "new").content, entry(&list, "same").content);
+    assert_eq!(entry(&list, "empty").content, None);
+    assert!(list.entries.iter().all(|entry| entry.path != b"gone"));
+
+    let before = mounted.tree().await;
+    let again = lab.path("again");
+    std::fs::create_dir(&again).expect("made");
+    let fresh = support::mount::mount_in(
+        &lab,
+        &again,
+        lab.base_of(&commit(&lab, &mounted).await.expect("committed").1),
+    );
+    assert_eq!(fresh.tree().await, before, "the list shows the same");
+}
+
+#[tokio::test]
+async fn content_of_old_lists_is_taken_over_without_being_fetched() {
+    if !has_metacopy() {
+        return;
+    }
+    let lab = Lab::new();
+    let md5: [u8; 16] = Md5::digest(b"one").into();
+    lab.objects.insert(Key::md5(md5), b"one".to_vec());
+    let line = format!("a|{0}|3\nb|{0}|3\n", hex::encode(md5));
+    let mounted = mount_base(&lab, lab.base_of(line.as_bytes()));
+    mounted.chmod("a", 0o600).await;
+    mounted.write("c", WRITE, 0, b"new").await;
+    let (committed, list) = commit(&lab, &mounted).await.expect("committed");
+    assert_eq!((committed.reused, committed.new_objects), (2, 1));
+    let parsed = parse(&list);
+    for path in ["a", "b"] {
+        assert_eq!(entry(&parsed, path).content, Some(Content::V1(md5)), "{path}");
+    }
+    drop(mounted);
+    let mounted = mount_base(&lab, lab.base_of(&list));
+    assert_eq!(mounted.tree().await, tree(&[("a", "one"), ("b", "one"), ("c", "new")]));
+}
+
+#[tokio::test]
+async fn on_top_of_the_committed_list_the_same_changes_show_the_same() {
+    if !has_metacopy() {
+        return;
+    }
+    let lab = Lab::new();
+    let base = [
+        lab.file("a/1", b"1"),
+        lab.file("a/sub/2", b"2"),
+        lab.file("b/3", b"3"),
+        lab.file("c/4", b"4"),
+        lab.file("file", b"file"),
+        lab.file("gone", b"gone"),
+        lab.file("again/5", b"5"),
+    ];
+    let mut mounted = mount(&lab, &base);
+    mounted.rename("c", "moved").await;
+    mounted.unlink("again/5").await;
+    mounted.rmdir("again").await;
+    mounted.mkdir("again").await;
+    mounted.write("again/6", WRITE, 0, b"6").await;
+    mounted.rename("file", "moved file").await;
+    mounted.chmod("moved file", 0o600).await;
+    mounted.unlink("gone").await;
+    mounted.rename("a/sub", "sub").await;
+    mounted
+        .0
+        .rename(Ino::ROOT, &name("a"), Ino::ROOT, &name("b"), RenameMode::Exchange)
+        .await
+        .expect("exchanged");
+    mounted.write("moved/new", WRITE, 0, b"new").await;
+    let mut lists = vec![lab.base(&base)];
+    for round in 0..3 {
+        let before = mounted.tree().await;
+        let attr = mounted.find("moved file").await.expect("there");
+        let (_, list) = commit(&lab, &mounted).await.expect("committed");
+        drop(mounted);
+        mounted = mount_base(&lab, lab.base_of(&list));
+        assert_eq!(mounted.tree().await, before, "round {round}");
+        assert_eq!(mounted.find("moved file").await.expect("there").perm, attr.perm);
+        assert_eq!(mounted.0.diff().await.expect("compared"), [], "round {round}: nothing is new");
+        lists.push(lab.base_of(&list));
+        // Once more, with moves that only fit the list that is mounted now.
+        match round {
+            0 => {
+                mounted
+                    .0
+                    .rename(Ino::ROOT, &name("a"), Ino::ROOT, &name("b"), RenameMode::Exchange)
+                    .await
+                    .expect("exchanged");
+                mounted.rename("moved", "moved again").await;
+            }
+            1 => mounted.rename("sub", "moved again/sub").await,
+            _ => {}
+        }
+    }
+    // Without a commit in between, too.
+    let before = mounted.tree().await;
+    let last = lists.pop().expect("pushed");
+    drop(mounted);
+    assert_eq!(mount_base(&lab, last).tree().await, before);
+}
+
+#[tokio::test]
+async fn a_file_that_never_stops_changing_is_named() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[directory("d")]);
+    let d = mounted.ino("d").await;
+    let ino = mounted.0.mknod(ROOT, d, &name("busy"), FileKind::Regular, 0o644).await.expect("made").attr.ino;
+    mounted.0.open(ino, WRITE).await.expect("opened");
+    let large = Bytes::from(vec![7; 32 << 20]);
+    mounted.0.write(ino, Fh::NONE, 0, large).await.expect("written");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (fs, stop) = (mounted.0.clone(), stop.clone());
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            while !stop.load(Ordering::Relaxed) {
+                let bytes = Bytes::from_static(b"x");
+                runtime.block_on(fs.write(ino, Fh::NONE, 0, bytes)).expect("written");
+            }
+        }
+    });
+    let objects = stored(&lab).await;
+    let refused = commit(&lab, &mounted).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("no panic");
+    let message = "/d/busy changes while it is committed: commit again when nothing writes to it";
+    assert_eq!(refused.expect_err("it changed").to_string(), message);
+    assert_eq!(stored(&lab).await, objects);
+    commit(&lab, &mounted).await.expect("it has stopped");
+}
+
+#[tokio::test]
+async fn a_stor_that_may_not_be_written_is_said_so() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("new", WRITE, 0, b"new").await;
+    lab.stor.set(Trouble::Fail(|| Fault::Denied));
+    let message = commit(&lab, &mounted).await.expect_err("denied").to_string();
+    let start = "the stor takes nothing from the account of this mount: mount with one that may write, then commit again (";
+    assert!(message.starts_with(start), "{message}");
+    lab.stor.set(Trouble::None);
+    commit(&lab, &mounted).await.expect("it may be written again");
+}
+
+#[tokio::test]
+async fn names_come_and_go_while_a_commit_reads_them() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[directory("d"), directory("e")]);
+    // Empty: to move a file while it is read is to change it.
+    mounted.write("d/file", WRITE, 0, b"").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mover = std::thread::spawn({
+        let (fs, stop) = (mounted.0.clone(), stop.clone());
+        let (d, e) = (mounted.ino("d").await, mounted.ino("e").await);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let file = name("file");
+            while !stop.load(Ordering::Relaxed) {
+                for (from, to) in [(d, e), (e, d)] {
+                    runtime
+                        .block_on(fs.rename(from, &file, to, &file, RenameMode::Replace))
+                        .expect("renamed");
+                }
+            }
+        }
+    });
+    for _ in 0..50 {
+        let (_, list) = commit(&lab, &mounted).await.expect("committed");
+        let files = parse(&list).entries.into_iter().filter(|entry| entry.kind == Kind::Regular).count();
+        assert_eq!(files, 1, "it is in one of the two");
+    }
+    stop.store(true, Ordering::Relaxed);
+    mover.join().expect("no panic");
+}

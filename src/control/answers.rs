@@ -1,0 +1,148 @@
+//! What each request is answered with.
+
+use std::io::{BufWriter, Seek};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use aysfs_engine::{Aspect, Change, Changed, CommitOptions, CommitProgress, Overlay};
+use aysfs_flist::Header;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Request};
+use super::server::{Answer, Served, Shows};
+use crate::mount_points::Device;
+use crate::names::shown;
+
+/// How often a client is told how far a job is.
+const REFRESH: Duration = Duration::from_millis(200);
+
+/// How much of a flist is sent in one line.
+const PIECE: usize = 48 << 10;
+
+/// Answers a request; returns the result.
+pub(super) async fn answer(
+    request: Request,
+    mounts: &[Served],
+    answer: &mut Answer,
+) -> anyhow::Result<Value> {
+    match request {
+        Request::Mounts {} => {
+            let mounts = mounts.iter().map(|mount| mount.device).collect();
+            Ok(serde_json::to_value(Mounts { mounts })?)
+        }
+        Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
+        Request::Commit { mount, name, version } => commit(find(mounts, mount)?, name, version, answer).await,
+    }
+}
+
+fn find(mounts: &[Served], device: Device) -> anyhow::Result<&Served> {
+    mounts
+        .iter()
+        .find(|mount| mount.device == device)
+        .with_context(|| format!("mount {device} is not served here"))
+}
+
+impl Served {
+    /// The local changes, if it can have any.
+    fn changes(&self) -> anyhow::Result<Option<Arc<Overlay>>> {
+        match &self.shows {
+            Shows::Base => Ok(None),
+            Shows::Changes(changes) => match changes.upgrade() {
+                Some(changes) => Ok(Some(changes)),
+                None => bail!("{} is not mounted any more", self.point.display()),
+            },
+        }
+    }
+}
+
+async fn diff(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
+    if let Some(changes) = mount.changes()? {
+        let differences = changes.diff().await.map_err(|error| {
+            let cause = error.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
+            anyhow!(
+                "{}: cannot compare the local changes with the base: {error}{cause}",
+                mount.point.display()
+            )
+        })?;
+        for change in differences {
+            answer.item(&difference(change)).await?;
+        }
+    }
+    Ok(Value::Null)
+}
+
+fn difference(Change { path, what }: Change) -> Difference {
+    let text = |path: &[u8]| format!("/{}", shown(path));
+    let words = |aspects: Vec<Aspect>| aspects.into_iter().map(|aspect| word(aspect).to_owned()).collect();
+    let (change, from, what) = match what {
+        Changed::Added => (Kind::Added, None, Vec::new()),
+        Changed::Deleted => (Kind::Deleted, None, Vec::new()),
+        Changed::Modified(aspects) => (Kind::Modified, None, words(aspects)),
+        Changed::Renamed { from, aspects } => (Kind::Renamed, Some(text(&from)), words(aspects)),
+    };
+    Difference { change, path: text(&path), from, what }
+}
+
+fn word(aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Type => "type",
+        Aspect::Content => "content",
+        Aspect::Size => "size",
+        Aspect::Target => "target",
+        Aspect::Mode => "mode",
+        Aspect::Owner => "owner",
+        Aspect::Xattrs => "xattrs",
+        Aspect::Times => "times",
+    }
+}
+
+async fn commit(
+    mount: &Served,
+    name: Option<String>,
+    version: Option<u64>,
+    answer: &mut Answer,
+) -> anyhow::Result<Value> {
+    let point = mount.point.display();
+    let Some(changes) = mount.changes()? else {
+        bail!("{point} is mounted read-only: its flist is what it shows, and there is nothing to commit");
+    };
+    let base = changes.base().index().header();
+    let header = Header {
+        name: name.or_else(|| base.name.clone()),
+        version: version.or_else(|| base.version.map(|version| version.saturating_add(1))),
+        created: Some(jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string()),
+        ..Header::default()
+    };
+    let options = CommitOptions { header, spool: mount.backend.clone() };
+    let flist = tempfile::tempfile_in(&mount.backend)
+        .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
+    let progress = Arc::<CommitProgress>::default();
+    let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
+    let mut job = std::pin::pin!(job);
+    let mut ticks = tokio::time::interval(REFRESH);
+    let committed = loop {
+        tokio::select! {
+            done = &mut job => break done.with_context(|| format!("cannot commit {point}"))?,
+            _ = ticks.tick() => answer.progress(Progress {
+                entries: progress.entries.load(Ordering::Relaxed),
+                bytes_found: progress.bytes_found.load(Ordering::Relaxed),
+                bytes_done: progress.bytes_done.load(Ordering::Relaxed),
+            }).await?,
+        }
+    };
+    let flist_bytes = flist.metadata()?.len();
+    (&flist).rewind()?;
+    let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);
+    let mut piece = Vec::with_capacity(PIECE);
+    while (&mut flist).take(PIECE as u64).read_to_end(&mut piece).await? > 0 {
+        answer.item(&Piece { flist: STANDARD.encode(&piece) }).await?;
+        piece.clear();
+    }
+    let aysfs_engine::Committed { entries, files, reused, new_objects, new_bytes } = committed;
+    Ok(serde_json::to_value(Committed { entries, files, reused, new_objects, new_bytes, flist_bytes })?)
+}

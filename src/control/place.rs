@@ -1,0 +1,174 @@
+//! Where the sockets are: in directories that nobody but their user (and root) can enter.
+//!
+//! `/run/aysfs` for root; for a user `$XDG_RUNTIME_DIR/aysfs`, or `/run/user/<uid>/aysfs`, or, where there is neither,
+//! `run` in the directory of his caches. A socket is called by the pid of its process. It gets that name when somebody
+//! listens to it already, so one that refuses a connection is left from a process that died.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+use uzers::os::unix::UserExt;
+
+use super::protocol::PATIENCE;
+
+/// What the names of sockets end with.
+const SUFFIX: &str = "sock";
+
+/// Most processes of one pid in namespaces that share a directory.
+const MOST: u32 = 100;
+
+/// Where sockets of a user may be, the best place first.
+pub(super) fn directories(uid: u32) -> Vec<PathBuf> {
+    if uid == 0 {
+        return vec!["/run/aysfs".into()];
+    }
+    let mut directories = Vec::new();
+    let own = uid == rustix::process::geteuid().as_raw();
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if own {
+        directories.extend(absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("aysfs")));
+    }
+    let of_login = Path::new("/run/user").join(uid.to_string()).join("aysfs");
+    if !directories.contains(&of_login) {
+        directories.push(of_login);
+    }
+    let home = match own {
+        true => absolute("HOME"),
+        false => uzers::get_user_by_uid(uid).map(|user| user.home_dir().to_owned()),
+    };
+    let cache = if own { absolute("XDG_CACHE_HOME") } else { None };
+    let cache = cache.or_else(|| home.map(|home| home.join(".cache")));
+    directories.extend(cache.map(|cache| cache.join("aysfs/run")));
+    directories
+}
+
+/// The name of a socket, removed when it is dropped.
+pub(super) struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Listens at the best place where this process can.
+pub(super) async fn listen() -> io::Result<(Socket, UnixListener)> {
+    let mut last = io::Error::other("there is no directory for it: set XDG_RUNTIME_DIR or HOME");
+    for directory in directories(rustix::process::geteuid().as_raw()) {
+        match listen_in(&directory).await {
+            Ok(listening) => return Ok(listening),
+            Err(error) => last = io::Error::new(error.kind(), format!("{}: {error}", directory.display())),
+        }
+    }
+    Err(last)
+}
+
+async fn listen_in(directory: &Path) -> io::Result<(Socket, UnixListener)> {
+    make_private(directory)?;
+    for socket in sockets(directory) {
+        drop(connect(&socket).await);
+    }
+    let pid = std::process::id();
+    let unnamed = directory.join(format!(".{pid}"));
+    fs::remove_file(&unnamed).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    let listener = UnixListener::bind(&unnamed)?;
+    let named = (|| {
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))?;
+        for number in 0..MOST {
+            let name = if number == 0 { pid.to_string() } else { format!("{pid}-{number}") };
+            let path = directory.join(name).with_extension(SUFFIX);
+            match fs::hard_link(&unnamed, &path) {
+                // Of a process that has the same pid elsewhere.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                linked => return linked.map(|()| path),
+            }
+        }
+        Err(io::Error::other("too many sockets"))
+    })();
+    fs::remove_file(&unnamed)?;
+    Ok((Socket { path: named? }, listener))
+}
+
+/// Makes a directory that only this user can enter, or makes sure that it is one.
+fn make_private(directory: &Path) -> io::Result<()> {
+    // Where the parent of a login's directory is missing, there is no login.
+    let is_in_home = directory.ends_with("aysfs/run");
+    match DirBuilder::new().mode(0o700).recursive(is_in_home).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    let meta = fs::symlink_metadata(directory)?;
+    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it is no directory of this user"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// The sockets in a directory.
+pub(super) fn sockets(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension() == Some(OsStr::new(SUFFIX))).collect()
+}
+
+/// Connects to a socket; one that nobody listens to any more is removed.
+pub(super) async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    match timeout(PATIENCE, UnixStream::connect(socket)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(socket).ok();
+            Err(error)
+        }
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("aysfs/run");
+        DirBuilder::new().recursive(true).mode(0o755).create(&dir).expect("made");
+        let dead = dir.join("1.sock");
+        drop(net::UnixListener::bind(&dead).expect("bound"));
+        let bound = listen_in(&dir).await.expect("bound");
+        let again = listen_in(&dir).await.expect("bound");
+        assert!(!dead.exists(), "nobody listens");
+        assert_eq!(fs::metadata(&dir).expect("there").mode() & 0o777, 0o700);
+        assert_eq!(sockets(&dir).len(), 2);
+        for socket in [&bound.0.path, &again.0.path] {
+            assert_eq!(fs::metadata(socket).expect("there").mode() & 0o777, 0o600);
+            connect(socket).await.expect("somebody listens");
+        }
+        drop((bound, again));
+        assert_eq!(fs::read_dir(&dir).expect("listed").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_socket_is_made_where_somebody_else_could_have_put_a_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("real")).expect("made");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("real", &link).expect("made");
+        let error = listen_in(&link).await.err().expect("refused");
+        assert_eq!(error.to_string(), "it is no directory of this user");
+    }
+}

@@ -64,6 +64,10 @@ impl CachedFile {
                 if let Some(lent) = known.lent.upgrade() {
                     return Some(lent);
                 }
+                // Who uses it may: it is this borrower's. But it could not be given away without its name.
+                if !self.cache.disk.has(&self.content.id, file.file()) {
+                    return None;
+                }
             }
             Some(known) if known.lent.strong_count() > 0 || !self.is_free(&file) => return None,
             Some(_) => {}

@@ -204,6 +204,16 @@ async fn a_file_with_two_names_is_not_lent() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_gone_from_the_directory_is_not_lent() {
+    let place = Place::new().await;
+    drop(place.file().lend(inode(7)).expect("nobody else uses it"));
+    fs::remove_file(place.bench.published(&place.content)).expect("removed");
+    assert!(place.file().lend(inode(7)).is_none(), "it could not be given away");
+    assert!(place.file().lend(inode(8)).is_none());
+    place.reads_well().await;
+}
+
+#[tokio::test]
 async fn files_are_given_within_one_filesystem() {
     let place = Place::new().await;
     assert!(place.bench.cache.can_give_to(&open(&place.directory), b"probe"));

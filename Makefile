@@ -17,6 +17,7 @@ setup: ## Installs what building, testing and mounting need (Debian packages, ca
 	command -v fusermount3 >/dev/null || missing="$$missing fuse3"; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v setfacl >/dev/null || missing="$$missing acl"; \
+	PATH="$$PATH:/usr/sbin:/sbin" command -v mkfs.ext4 >/dev/null || missing="$$missing e2fsprogs"; \
 	command -v python3 >/dev/null || missing="$$missing python3-minimal"; \
 	if [ -n "$$missing" ]; then \
 		command -v apt-get >/dev/null || { echo "aysfs: install these packages first:$$missing" >&2; exit 1; }; \

@@ -118,12 +118,37 @@ diff -r --no-dereference "${leave_out[@]/#/--exclude=}" "$tree" "$mnt"
 echo "Every byte of every file was compared with its source in $(seconds "$begin" "$(now)"): no difference."
 echo "Now $(fetched); the others are empty, or equal to one that is."
 
-step "6. Unmounting"
+unmounted() {
+    kill "$mount_pid"
+    wait "$mount_pid"
+    mount_pid=''
+    mountpoint -q "$mnt" && { echo "still mounted" >&2; exit 1; }
+    return 0
+}
+
+step "6. Changing it"
+unmounted
+show "aysfs mount app.flist mnt --stor $url --mode OL"
+"$aysfs" mount "$lab/app.flist" "$mnt" --stor "$url" --namespace demo --mode OL --cache "$lab/backend" 2>"$lab/mount.log" &
+mount_pid=$!
+await "$mount_pid" "$lab/mount.log" 'all mounts are up'
+file=$(cd "$mnt" && find . -maxdepth 2 -type f -size +0 | sort | head -n 1)
+gone=$(cd "$mnt" && find . -mindepth 1 -maxdepth 1 -type d | sort | head -n 1)
+show "echo '# changed here' >> mnt/${file#./};  rm -r mnt/${gone#./};  mkdir mnt/new;  date > mnt/new/file"
+chmod u+w "$mnt/$file"
+echo '# changed here' >>"$mnt/$file"
+rm -r "${mnt:?}/${gone#./}"
+mkdir "$mnt/new"
+date >"$mnt/new/file"
+show "aysfs diff mnt"
+"$aysfs" diff "$mnt" | sed 's/^/    /'
+show "aysfs commit mnt -o app-2.flist"
+"$aysfs" commit "$mnt" -o "$lab/app-2.flist" | sed "s|$lab/||; s/^/    /"
+echo "The changes are in a directory of their own, and what was mounted is as it was: $(cd "$lab/backend/upper" && find . -type f -size +0 | wc -l) files there."
+
+step "7. Unmounting"
 show "kill -TERM \$aysfs"
-kill "$mount_pid"
-wait "$mount_pid"
-mount_pid=''
-mountpoint -q "$mnt" && { echo "still mounted" >&2; exit 1; }
-echo "Unmounted. The cache stays for the next mount; this demo removes it."
+unmounted
+echo "Unmounted. The cache and the changes stay for the next mount; this demo removes them."
 echo
 note "Next: README.md, and config/examples/ for your own mounts."

@@ -26,6 +26,9 @@ use super::tree::{Data, Tree};
 use super::{Inner, World};
 use crate::base::damaged;
 
+/// In bytes. A smaller file is in the page cache after one read, and is opened for less than it takes to lend it.
+const SMALLEST: u64 = 128 << 10;
+
 /// What is lent to the inodes of a mount.
 #[derive(Debug)]
 pub(super) struct Lending {
@@ -82,7 +85,7 @@ impl Lending {
             return None;
         }
         let of = w.lower.find_file(ino).ok()?;
-        if u32::from(of.perm()) & LENDS_RIGHTS != 0 {
+        if of.size() < SMALLEST || u32::from(of.perm()) & LENDS_RIGHTS != 0 {
             return None;
         }
         w.lower.cached(&of).ok()??.lend(self.borrower(ino))

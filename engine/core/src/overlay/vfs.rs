@@ -412,7 +412,8 @@ impl Vfs for Overlay {
 
     async fn opendir(&self, ino: Ino) -> Result<Opened> {
         self.0.tree().directory(&self.0.w, ino)?;
-        Ok(Opened { fh: self.0.open.open_directory(ino), cache: KernelCache::Direct, backing: None })
+        // All changes come through the kernel, so it knows what of a listing it may keep.
+        Ok(Opened { fh: self.0.open.open_directory(ino), cache: KernelCache::Keep, backing: None })
     }
 
     /// Cookies are positions in the listing as it was when it began: 1 and 2 lie behind `.` and `..`.

@@ -2,9 +2,10 @@
 //! know of both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,6 +131,16 @@ fn agree<T, U>(what: &str, ours: &Result<T>, model: &Result<U>) -> Outcome<bool>
 /// A time as far as it can be compared.
 fn set_by_somebody(time: Time) -> Option<Time> {
     (time.secs < RECENT).then_some(time)
+}
+
+/// A backing file as the kernel opens it for a handle that writes.
+fn opened_anew(backing: &File) -> std::io::Result<File> {
+    let path = format!("/proc/self/fd/{}", backing.as_raw_fd());
+    match OpenOptions::new().write(true).open(path) {
+        // The kernel asks for no permissions here.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => backing.try_clone(),
+        opened => opened,
+    }
 }
 
 fn flags(access: Access) -> OpenFlags {
@@ -628,8 +639,8 @@ impl Pair {
         let ours = match file.backing.as_ref().filter(|_| through) {
             // As the kernel does it, if the frontend gives it the file.
             Some(backing) => {
-                let written = backing.write_all_at(&data, offset).map_err(Into::into);
-                written.map(|()| u32::try_from(length).expect("small"))
+                let written = opened_anew(backing).and_then(|file| file.write_all_at(&data, offset));
+                written.map(|()| u32::try_from(length).expect("small")).map_err(Into::into)
             }
             None => self.ours().write(file.of.ours, file.ours, offset, data).await,
         };

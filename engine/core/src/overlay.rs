@@ -77,6 +77,14 @@ impl Overlay {
     /// # Errors
     /// If a new upper cannot be given the attributes of the base's root.
     pub fn new(lower: AysFs, upper: Upper) -> Result<Self, UpperError> {
+        Self::lending_from(lend::SMALLEST, lower, upper)
+    }
+
+    /// The same, where files of the base pass through if they have at least so many bytes.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn lending_from(smallest: u64, lower: AysFs, upper: Upper) -> Result<Self, UpperError> {
         let mut w = World { lower, upper };
         if w.upper.is_unfinished() {
             w.dress_root().map_err(|error| UpperError::Io {
@@ -86,7 +94,7 @@ impl Overlay {
             w.upper.finish()?;
         }
         let blank = w.upper.is_blank()?;
-        let lending = Lending::new(&w);
+        let lending = Lending::new(&w, smallest);
         Ok(Self(Arc::new(Inner {
             w,
             lending,

@@ -27,13 +27,14 @@ use super::{Inner, World};
 use crate::base::damaged;
 
 /// In bytes. A smaller file is in the page cache after one read, and is opened for less than it takes to lend it.
-const SMALLEST: u64 = 128 << 10;
+pub(super) const SMALLEST: u64 = 64 << 10;
 
 /// What is lent to the inodes of a mount.
 #[derive(Debug)]
 pub(super) struct Lending {
     filesystem: u64,
     is_possible: bool,
+    smallest: u64,
     /// Names in the work directory of files that were given away and not installed.
     given: Mutex<HashMap<Ino, Vec<u8>>>,
 }
@@ -60,12 +61,13 @@ struct TakeError {
 }
 
 impl Lending {
-    /// For one more mount with these layers.
-    pub(super) fn new(w: &World) -> Self {
+    /// For one more mount with these layers; files of fewer bytes than `smallest` are not lent.
+    pub(super) fn new(w: &World, smallest: u64) -> Self {
         static FILESYSTEMS: AtomicU64 = AtomicU64::new(0);
         Self {
             filesystem: FILESYSTEMS.fetch_add(1, Ordering::Relaxed),
             is_possible: w.lower.cache().can_give_to(&w.upper.work, &w.upper.temporary()),
+            smallest,
             given: Mutex::default(),
         }
     }
@@ -85,7 +87,7 @@ impl Lending {
             return None;
         }
         let of = w.lower.find_file(ino).ok()?;
-        if of.size() < SMALLEST || u32::from(of.perm()) & LENDS_RIGHTS != 0 {
+        if of.size() < self.smallest || u32::from(of.perm()) & LENDS_RIGHTS != 0 {
             return None;
         }
         w.lower.cached(&of).ok()??.lend(self.borrower(ino))

@@ -180,7 +180,7 @@ impl Pair {
         let upper = Upper::open_as(&self.backend(), Path::new("/mnt"), self.form).expect("an upper");
         let base = self.lab.base(&self.entries);
         let lower = AysFs::new(base, self.lab.cache(), self.lab.stors());
-        self.ours = Some(Overlay::new(lower, upper).expect("a view"));
+        self.ours = Some(Overlay::lending_from(1, lower, upper).expect("a view"));
         self.held = BTreeMap::from([(Ino::ROOT, (ROOT, 0))]);
         self.to_model = HashMap::from([(Ino::ROOT, Ino::ROOT)]);
         self.to_ours = self.to_model.clone();

@@ -39,7 +39,7 @@ pub fn mount_base(lab: &Lab, base: Base) -> Mount {
 pub fn mount_in(lab: &Lab, backend: &Path, base: Base) -> Mount {
     let lower = AysFs::new(base, lab.cache(), lab.stors());
     let upper = Upper::open(backend, Path::new("/mnt")).expect("free");
-    Mount(Arc::new(Overlay::new(lower, upper).expect("a root")))
+    Mount(Arc::new(Overlay::lending_from(1, lower, upper).expect("a root")))
 }
 
 /// Calls by path.

@@ -352,7 +352,11 @@ impl Tree {
         } else if !matches!(self.directory(w, ino)?, (_, true, _)) {
             self.raised(w, ino)?;
         }
-        self.at(w, ino)
+        match self.directory(w, ino)? {
+            // By itself: the name may lead to another one in a moment.
+            (.., Where::At(_)) => Ok(At::Nameless(self.descriptor(w, ino)?)),
+            _ => self.at(w, ino),
+        }
     }
 
     // ---- Steps ----

@@ -1,7 +1,7 @@
 //! The tree that is shown, as a new flist: base and local changes in one.
 //!
 //! What did not change is taken over from the base, content included, and nothing of it is fetched. New content is sent to the
-//! stors of the mount, as [`pack`](crate::pack) does it. The local changes themselves stay as they are.
+//! stors of the mount, as [`pack`] does it. The local changes themselves stay as they are.
 //!
 //! # While others write
 //!

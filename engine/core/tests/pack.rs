@@ -59,8 +59,10 @@ async fn pack_with(
         spool: spool.path().into(),
     };
     let progress = Arc::new(pack::Progress::default());
-    let mut list = Vec::new();
-    match pack::pack(root, stor, &options, &mut list, &progress).await {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let done = pack::pack(root, stor, &options, file.reopen().expect("there"), &progress).await;
+    let list = std::fs::read(file).expect("read");
+    match done {
         Ok(summary) => Ok(Packed { summary, list, progress }),
         Err(error) => Err((error, list)),
     }

@@ -16,24 +16,8 @@ use aysfs_vfs::{
 use bytes::Bytes;
 use support::Lab;
 
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
-const WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+const READ: OpenFlags = OpenFlags::READ;
+const WRITE: OpenFlags = OpenFlags::READ_WRITE;
 
 /// A mount that is ended by dropping it.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {

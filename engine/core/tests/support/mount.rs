@@ -14,15 +14,7 @@ use bytes::Bytes;
 
 use super::Lab;
 
-pub const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+pub const READ: OpenFlags = OpenFlags::READ;
 pub const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 pub const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 

@@ -24,7 +24,7 @@ use super::open::{Listing, UpperFile};
 use super::raise::{Need, Turn, lost, open_upper};
 use super::tree::{Data, Found, Origin, Tree, entry_of, listed_kind};
 use super::{Inner, Overlay, blocking};
-use crate::base::Base;
+use crate::base::{Base, LENDS_RIGHTS};
 
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
@@ -236,8 +236,9 @@ impl Vfs for Overlay {
         }
         let kept = aysfs_vfs::kernel::raw::perm(before.st_mode);
         // A new owner takes set-uid away; that is for the caller to ask.
-        let perm =
-            changes.perm.or((kept & 0o6000 != 0 && changes.uid.or(changes.gid).is_some()).then_some(kept));
+        let perm = changes
+            .perm
+            .or((kept & LENDS_RIGHTS != 0 && changes.uid.or(changes.gid).is_some()).then_some(kept));
         if let Some(perm) = perm
             && !is_symlink
         {

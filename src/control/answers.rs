@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use aysfs_engine::{Aspect, Change, Changed, CommitOptions, CommitProgress, Overlay};
+use aysfs_engine::{Aspect, Change, Changed, CommitOptions, Overlay, SendProgress};
 use aysfs_flist::Header;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -122,7 +122,7 @@ async fn commit(
     let options = CommitOptions { header, spool: mount.backend.clone() };
     let flist = tempfile::tempfile_in(&mount.backend)
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
-    let progress = Arc::<CommitProgress>::default();
+    let progress = Arc::<SendProgress>::default();
     let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
     let mut job = std::pin::pin!(job);
     let mut ticks = tokio::time::interval(REFRESH);

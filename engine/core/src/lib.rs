@@ -4,7 +4,7 @@
 //! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache): it is read-only.
 //!   [`Overlay`] puts local changes on top of it.
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
-//!   flist with its objects.
+//!   flist with its objects; [`push`] keeps a stor, and a published flist, up with local changes.
 //!
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
 //! kernel asks (a frontend).
@@ -12,16 +12,18 @@
 mod abandoned;
 mod base;
 mod copy;
+mod durable;
 mod failures;
 mod fs;
 pub mod load;
 mod overlay;
 pub mod pack;
+pub mod push;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
 pub use fs::AysFs;
 pub use overlay::{
-    Aspect, Change, Changed, CommitError, CommitOptions, CommitProgress, Committed, Form, Overlay, Upper,
-    UpperError,
+    Aspect, Change, Changed, CommitError, CommitOptions, Committed, Destination, Form, Overlay, SendError,
+    SendProgress, Upper, UpperError, Waiting,
 };

@@ -20,6 +20,7 @@ use tempfile::NamedTempFile;
 use url::Url;
 
 use crate::base::{Base, BaseError};
+use crate::durable;
 
 /// The longest flist that is fetched, in bytes: some thirty million entries.
 const MAX_FLIST: u64 = 4 << 30;
@@ -202,7 +203,7 @@ impl Held {
         let version = with_suffix(&copy, ".etag");
         // A copy without a version beside it is fetched again: never the new list under the old version.
         fs::remove_file(&version).ok();
-        finish(part, &copy)?;
+        durable::finish(part, &copy).map_err(|source| LoadError::Write { path: copy.clone(), source })?;
         match etag {
             Some(ETag(etag)) => publish(&version, etag.as_bytes()),
             None => Ok(()),
@@ -349,7 +350,7 @@ impl Download<'_> {
             fetch_url(url, self.stors, known.as_ref(), limit, self.deadline).await.map_err(failed)?;
         let Fetched::Found { mut body, etag } = fetched else { return Ok(Held::Here(copy.to_owned())) };
 
-        let mut part = NamedTempFile::new_in(parent(copy)).map_err(unwritable)?;
+        let mut part = durable::begin(copy).map_err(unwritable)?;
         while let Some(piece) = body.stream.next().await {
             let piece = piece.map_err(|error| failed(error.into()))?;
             part.write_all(&piece).map_err(unwritable)?;
@@ -364,25 +365,7 @@ fn is_missing(error: &UrlError) -> bool {
 
 /// Replaces a file, or leaves it as it is.
 fn publish(path: &Path, content: &[u8]) -> Result<(), LoadError> {
-    let part = NamedTempFile::new_in(parent(path)).and_then(|mut part| {
-        part.write_all(content)?;
-        Ok(part)
-    });
-    finish(part.map_err(|source| LoadError::Write { path: path.to_owned(), source })?, path)
-}
-
-/// Gives a file that is written its name.
-fn finish(part: NamedTempFile, path: &Path) -> Result<(), LoadError> {
-    let sync = || {
-        part.as_file().sync_all()?;
-        part.persist(path)?;
-        File::open(parent(path))?.sync_all()
-    };
-    sync().map_err(|source| LoadError::Write { path: path.to_owned(), source })
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("."))
+    durable::replace(path, content).map_err(|source| LoadError::Write { path: path.to_owned(), source })
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

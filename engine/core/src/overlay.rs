@@ -17,12 +17,15 @@ mod at;
 mod change;
 mod commit;
 mod diff;
+mod entries;
 mod lend;
 mod marks;
 mod moved;
 mod names;
 mod open;
 mod origin;
+mod push;
+mod pushed;
 mod raise;
 mod stage;
 #[cfg(test)]
@@ -35,13 +38,19 @@ mod xattrs;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aysfs_store::Mirror;
 use aysfs_vfs::{Error, ErrorKind, Result};
 
-pub use self::commit::{CommitError, CommitOptions, CommitProgress, Committed};
+pub use self::commit::{CommitError, CommitOptions, Committed};
 pub use self::diff::{Aspect, Change, Changed};
+pub use self::entries::SendProgress;
 use self::lend::Lending;
 pub use self::marks::Form;
 use self::open::OpenFiles;
+pub(crate) use self::push::{PushOptions, Sent};
+pub use self::push::{SendError, Waiting};
+pub use self::pushed::Destination;
+use self::pushed::Sending;
 use self::raise::Turns;
 use self::tree::Tree;
 pub use self::upper::{Upper, UpperError};
@@ -58,6 +67,7 @@ struct Inner {
     turns: Turns,
     lending: Lending,
     open: OpenFiles,
+    sending: Sending,
 }
 
 /// What does not change while it is mounted: the layers.
@@ -102,12 +112,18 @@ impl Overlay {
             tree: Mutex::new(Tree::new(blank)),
             turns: Turns::default(),
             open: OpenFiles::default(),
+            sending: Sending::default(),
         })))
     }
 
     /// The tree below.
     pub fn base(&self) -> &Base {
         self.0.w.base()
+    }
+
+    /// Where content is fetched from, and sent to.
+    pub(crate) fn stors(&self) -> &Arc<Mirror> {
+        self.0.w.lower.stors()
     }
 }
 

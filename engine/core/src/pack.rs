@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
 use aysfs_store::{Store, StoreError};
 
+pub(crate) use self::content::data_segments;
 use self::upload::{Form, Job, MappedStores, To, UploadError, copy_to_links, open_path};
 
 /// How to pack.
@@ -132,6 +133,8 @@ pub async fn pack(
         spool: options.spool.clone(),
         mapped_stores: MappedStores::Missed,
         to: To::One(stor),
+        at_once: upload::AT_ONCE,
+        journal: None,
         bytes_done: &progress.bytes_done,
     };
     let from = root.clone();

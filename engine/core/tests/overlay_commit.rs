@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aysfs_engine::{CommitError, CommitOptions, CommitProgress, Committed};
+use aysfs_engine::{CommitError, CommitOptions, Committed, SendProgress};
 use aysfs_flist::{Content, Dialect, Entry, Flist, Header, Kind, Owner, ParseOptions, Source};
 use aysfs_store::fault::Trouble;
 use aysfs_store::{Fault, Key, Store};
@@ -20,7 +20,7 @@ async fn commit(lab: &Lab, mounted: &Mount) -> Result<(Committed, Vec<u8>), Comm
     let header = Header { name: Some("new".into()), version: Some(2), ..Header::default() };
     let options = CommitOptions { header, spool: lab.dir.path().into() };
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let progress = Arc::<CommitProgress>::default();
+    let progress = Arc::<SendProgress>::default();
     let committed = mounted.0.commit(&options, file.reopen().expect("there"), &progress).await;
     let flist = std::fs::read(file).expect("read");
     if committed.is_err() {

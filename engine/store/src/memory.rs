@@ -51,6 +51,11 @@ impl MemStore {
         self.contents().objects.insert(key, (body.into(), SystemTime::now()));
     }
 
+    /// Removes a named file.
+    pub fn remove_named(&self, name: &StaticName) {
+        self.contents().named.remove(name);
+    }
+
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 use tokio::time::Instant;
 
-use crate::{Fault, Key, Store, StoreError, Stored, Upload};
+use crate::{ETag, Fault, Key, Precondition, StaticName, Store, StoreError, Stored, Upload};
 
 /// How a read from a stor went, as the reader sees it who verified what came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,25 @@ impl Mirror {
             }
         }
         first
+    }
+
+    /// Replaces a named file in the first stor, if `condition` holds there, and then in the others, whatever they have.
+    ///
+    /// # Errors
+    /// Those of the first; nothing has changed anywhere then. The failures of others are logged.
+    pub async fn write_named(
+        &self,
+        name: &StaticName,
+        body: &Upload,
+        condition: Precondition,
+    ) -> Result<ETag, StoreError> {
+        let etag = self.first.store.write_named(name, body, condition).await?;
+        let others =
+            self.others.iter().map(|member| member.store.write_named(name, body, Precondition::None));
+        for error in join_all(others).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "a mirror has an old version of a named file");
+        }
+        Ok(etag)
     }
 }
 

@@ -307,6 +307,7 @@ impl Tree {
                 key,
                 nameless: None,
                 has_no_capability: false,
+                may_be_pushed: kind == FileType::RegularFile,
             }),
         );
         ino

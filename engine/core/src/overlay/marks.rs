@@ -58,6 +58,8 @@ pub(super) enum Mark {
     Content,
     /// Of a regular file whose content is being added: the times that it has, whatever the local filesystem says. Ours, too.
     Times,
+    /// Of a regular file: which content of it is in the stor. Ours, too; see [`pushed`](super::pushed).
+    Pushed,
     /// Of an empty regular file: the name does not exist (the form without a device node).
     Whiteout,
 }
@@ -84,6 +86,7 @@ impl Form {
             Mark::Metacopy => "metacopy",
             Mark::Content => "aysfs.content",
             Mark::Times => "aysfs.times",
+            Mark::Pushed => "aysfs.pushed",
             Mark::Whiteout => "whiteout",
         };
         format!("{}{mark}", self.prefix())

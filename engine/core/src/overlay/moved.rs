@@ -6,7 +6,7 @@
 //! both are known the path is translated; where one is not (another list, a redirect that the kernel made) it is taken as it
 //! is, as the kernel does.
 
-use aysfs_flist::Ancestor;
+use aysfs_flist::{Ancestor, MAX_ANCESTORS, MAX_MOVED};
 use aysfs_vfs::Result;
 
 use super::World;
@@ -48,6 +48,30 @@ impl World {
         }
         Ok(path.map(|path| [b"/", &*path].concat()))
     }
+
+    /// What a list tells of its origin that is made of this base and the changes, where these directories have another path.
+    pub(super) fn ancestors(&self, moved: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<Ancestor> {
+        let index = self.base().index();
+        let mut ancestors = index.header().ancestors.clone();
+        ancestors.push(Ancestor { sha256: index.list_digest(), moved });
+        keep_newest(&mut ancestors);
+        ancestors
+    }
+}
+
+/// Forgets the oldest, since a list has room for so many only. A redirect that is a path of one of those means afterwards what it
+/// means to the kernel.
+fn keep_newest(ancestors: &mut Vec<Ancestor>) {
+    let lines =
+        |ancestors: &[Ancestor]| ancestors.iter().map(|ancestor| 1 + ancestor.moved.len()).sum::<usize>();
+    let mut kept = &ancestors[ancestors.len().saturating_sub(MAX_ANCESTORS)..];
+    while let [_, newer @ ..] = kept
+        && lines(kept) > MAX_MOVED
+    {
+        kept = newer;
+    }
+    let forgotten = ancestors.len() - kept.len();
+    ancestors.drain(..forgotten);
 }
 
 /// Where a path is after the moves of one list after another; `None` if it becomes too long for one. No honest list makes it
@@ -105,5 +129,22 @@ mod tests {
         assert_eq!(grow(2046).map(|path| path.len()), Some(4093));
         assert_eq!(grow(2047), None);
         assert_eq!(grow(10_000), None);
+    }
+
+    #[test]
+    fn of_very_many_ancestors_the_newest_are_kept() {
+        let ancestor = |number: usize, moved| {
+            let mut sha256 = [0; 32];
+            sha256[..8].copy_from_slice(&number.to_le_bytes());
+            Ancestor { sha256, moved: vec![(Vec::new(), Vec::new()); moved] }
+        };
+        let all: Vec<_> = (0..MAX_ANCESTORS + 2).map(|number| ancestor(number, 0)).collect();
+        let mut kept = all.clone();
+        keep_newest(&mut kept);
+        assert_eq!(kept, all[2..]);
+
+        let mut kept = vec![ancestor(0, 1), ancestor(1, MAX_MOVED - 2), ancestor(2, 0)];
+        keep_newest(&mut kept);
+        assert_eq!(kept.len(), 2, "the lines are counted");
     }
 }

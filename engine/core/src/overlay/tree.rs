@@ -108,6 +108,8 @@ pub(super) struct Leaf {
     pub(super) nameless: Option<Arc<OwnedFd>>,
     /// They were looked for, and nobody has set any since.
     pub(super) has_no_capability: bool,
+    /// A mark may say that its content is in the stor.
+    pub(super) may_be_pushed: bool,
 }
 
 #[derive(Debug)]
@@ -515,7 +517,15 @@ impl Tree {
         self.by_key.insert(stat.st_ino, ino);
         self.objects.insert(
             ino,
-            Object::Leaf(Leaf { places, kind, data, key: stat.st_ino, nameless, has_no_capability: false }),
+            Object::Leaf(Leaf {
+                places,
+                kind,
+                data,
+                key: stat.st_ino,
+                nameless,
+                has_no_capability: false,
+                may_be_pushed: false,
+            }),
         );
         Ok(ino)
     }

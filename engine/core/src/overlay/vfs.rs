@@ -79,6 +79,9 @@ impl Inner {
         let writes = flags.write || flags.truncate;
         let mut tree = self.tree();
         let backing = if self.is_in_upper(&tree, ino)? {
+            if writes {
+                tree.may_be_dirty(&self.w, &self.sending, ino)?;
+            }
             let at = tree.at(&self.w, ino)?;
             self.open.open_upper(ino, writes, || open_upper(&at, writes))?
         } else {
@@ -218,6 +221,9 @@ impl Vfs for Overlay {
             self.0.is_in_upper(&self.0.tree(), ino)?;
         }
         let (at, _turn) = self.0.changeable(ino, need).await?;
+        if changes.size.is_some() {
+            self.0.tree().may_be_dirty(&self.0.w, &self.0.sending, ino)?;
+        }
         let before = at.stat()?;
         if let Some(size) = changes.size {
             let file = match self.0.open.writable_file(ino) {
@@ -247,7 +253,12 @@ impl Vfs for Overlay {
         if changes.atime.is_some() || changes.mtime.is_some() {
             at.set_times(changes.atime, changes.mtime)?;
         }
-        self.0.tree().attr(&self.0.w, ino)
+        let mut tree = self.0.tree();
+        if changes.size.is_some() || changes.mtime.is_some() {
+            // A push may have come in between, and a time that is set could hide a change.
+            tree.may_be_dirty(&self.0.w, &self.0.sending, ino)?;
+        }
+        tree.attr(&self.0.w, ino)
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {

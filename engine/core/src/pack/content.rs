@@ -57,7 +57,7 @@ impl Form {
 
 /// What a file holds, as of the moment it was read.
 #[derive(Debug)]
-pub(super) struct FileContent {
+pub(crate) struct FileContent {
     content: Content,
     /// Where it is no hole; `None`: everywhere.
     data: Option<Vec<Range<u64>>>,
@@ -81,7 +81,7 @@ impl FileContent {
     }
 
     /// Notes in `entry` where the content is. If the file has changed since it was found, the entry follows it.
-    pub(super) fn describe(self, entry: &mut Entry) {
+    pub(crate) fn describe(self, entry: &mut Entry) {
         entry.size = self.size();
         (entry.mtime, entry.ctime) = scan::times(&self.meta);
         entry.content = Some(self.content);
@@ -163,7 +163,7 @@ fn read_stable(
 }
 
 /// Where the data of a sparse file is; `None` if it has no hole.
-fn data_segments(file: &File, meta: &Metadata) -> io::Result<Option<Vec<Range<u64>>>> {
+pub(crate) fn data_segments(file: &File, meta: &Metadata) -> io::Result<Option<Vec<Range<u64>>>> {
     let size = meta.size();
     if meta.blocks() * 512 >= size {
         return Ok(None);

@@ -9,25 +9,28 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aysfs_flist::{Entry, Kind};
-use aysfs_store::{Key, Mirror, Store, StoreError, Stored, Upload};
-use futures::future::{ready, try_join_all};
-use futures::{StreamExt, TryStreamExt, stream};
+use aysfs_store::{Fault, Key, Mirror, Store, StoreError, Stored, Upload};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::content::{self, Encoding};
-pub(crate) use super::content::{Form, MappedStores};
+use super::content::{self, Encoding, Object};
+pub(crate) use super::content::{FileContent, Form, MappedStores};
 use crate::abandoned::SetWhenDropped;
+use crate::push::Journal;
 
 /// How many objects a stor is asked about at once.
 const BATCH: usize = 32;
 
 /// How many batches are on their way at the same time.
 const BATCHES: usize = 2;
+
+/// How many objects are on their way at once where nobody else is to be spared.
+pub(crate) const AT_ONCE: usize = BATCH * BATCHES;
 
 /// Why content could not be stored. Paths are those of the entries.
 #[derive(Debug)]
@@ -81,6 +84,16 @@ impl To<'_> {
             Self::All(stors) => stors.put(key, body).await,
         }
     }
+
+    /// What is to be said of a stor that took an object and does not have it.
+    fn has_lost(self, key: &Key) -> StoreError {
+        let stor = match self {
+            Self::One(stor) => stor.name(),
+            Self::All(stors) => stors.first().name(),
+        };
+        let fault = Fault::Unavailable("it has taken the object, and does not have it".into());
+        StoreError { stor: stor.to_owned(), subject: key.to_string(), fault }
+    }
 }
 
 /// What was stored.
@@ -103,9 +116,30 @@ pub(crate) struct Job<'a> {
     pub(crate) spool: PathBuf,
     pub(crate) mapped_stores: MappedStores,
     pub(crate) to: To<'a>,
+    /// How many objects are on their way at once.
+    pub(crate) at_once: usize,
+    /// Where it is noted what is about to be sent; the stor is asked afterwards whether it has it.
+    pub(crate) journal: Option<Arc<Journal>>,
     /// Bytes of content that are in the stor.
     pub(crate) bytes_done: &'a AtomicU64,
 }
+
+/// What became of one file.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Its content is in the stor.
+    Stored {
+        position: usize,
+        file: FileContent,
+        /// The length of its object, if the stor did not have that.
+        new: Option<u64>,
+    },
+    /// It could not be read.
+    Unread { position: usize, error: UploadError },
+}
+
+/// The objects that are known to be in the stor: as what they were to be sent, and what they are called there.
+type Known = Mutex<HashMap<Key, Key>>;
 
 impl Job<'_> {
     /// Sends the content of all regular files that do not say yet where it is, and notes that in their entries.
@@ -117,6 +151,34 @@ impl Job<'_> {
         entries: &mut [Entry],
         open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
     ) -> Result<Summary, UploadError> {
+        let wanted = |(_, entry): &(usize, &Entry)| self.form.needs_object(entry);
+        let files = entries.iter().enumerate().filter(wanted);
+        let files = files.map(|(position, entry)| (position, entry.path.clone())).collect();
+        let mut outcomes = std::pin::pin!(self.outcomes(files, open));
+        let mut summary = Summary::default();
+        while let Some(batch) = outcomes.try_next().await? {
+            for outcome in batch {
+                match outcome {
+                    Outcome::Stored { position, file, new } => {
+                        summary.files += 1;
+                        summary.bytes += file.size();
+                        summary.new_objects += u64::from(new.is_some());
+                        summary.new_bytes += new.unwrap_or_default();
+                        file.describe(&mut entries[position]);
+                    }
+                    Outcome::Unread { error, .. } => return Err(error),
+                }
+            }
+        }
+        Ok(summary)
+    }
+
+    /// Sends the content of files, named by a position and a path, and tells what became of each, in no order.
+    pub(crate) fn outcomes(
+        &self,
+        files: Vec<(usize, Vec<u8>)>,
+        open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
+    ) -> impl Stream<Item = Result<Vec<Outcome>, UploadError>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let open = Arc::new(open);
         let abandoned = SetWhenDropped::default();
@@ -126,84 +188,128 @@ impl Job<'_> {
             mapped_stores: self.mapped_stores,
             abandoned: abandoned.0.clone(),
         });
-        let (all, form): (&[Entry], _) = (entries, self.form);
-        // What each file holds, and the key of its object.
-        let mut files = Vec::new();
-        let mut known = HashSet::new();
-        let sent: Vec<Vec<Sent>> =
-            stream::iter((0..all.len()).filter(|&position| form.needs_object(&all[position])))
-                .map(|position| {
-                    let (path, how, open) = (all[position].path.clone(), how.clone(), open.clone());
-                    blocking(move || {
-                        let shown = Path::new(OsStr::from_bytes(&path));
-                        let object = content::encode(shown, || open(position, &path), &how)?;
-                        Ok((position, object))
-                    })
+        let known = Arc::new(Known::default());
+        stream::iter(files)
+            .map(move |(position, path)| {
+                // Set when the stream is dropped.
+                let _ = &abandoned;
+                let (how, open) = (how.clone(), open.clone());
+                blocking(move || {
+                    let shown = Path::new(OsStr::from_bytes(&path));
+                    let object = content::encode(shown, || open(position, &path), &how);
+                    Ok(Encoded { position, path, object })
                 })
-                .buffer_unordered(cores)
-                .try_filter_map(|(position, object)| {
-                    let is_new = known.insert(object.key.clone());
-                    if !is_new {
-                        self.bytes_done.fetch_add(object.file.size(), Ordering::Relaxed);
-                    }
-                    let unsent = is_new.then(|| (object.key.clone(), object.file.size(), object.upload));
-                    files.push((position, object.file, object.key));
-                    ready(Ok(unsent))
-                })
-                .ready_chunks(BATCH)
-                .map(|batch| self.send(batch))
-                .buffer_unordered(BATCHES)
-                .try_collect()
-                .await?;
-        let mut summary = Summary::default();
-        let stored: HashMap<Key, Stored> = sent
-            .into_iter()
-            .flatten()
-            .map(|Sent { key, length, stored }| {
-                if stored.created {
-                    summary.new_objects += 1;
-                    summary.new_bytes += length;
-                }
-                (key, stored)
             })
-            .collect();
-        for (position, mut file, key) in files {
-            summary.files += 1;
-            summary.bytes += file.size();
-            file.found_under(&stored[&key].key);
-            file.describe(&mut entries[position]);
-        }
-        Ok(summary)
+            .buffer_unordered(cores)
+            .ready_chunks(BATCH)
+            .map(move |batch| self.send(batch, known.clone()))
+            .buffer_unordered(BATCHES)
     }
 
-    /// Sends what is lacking of a batch of objects: key, plain length, body.
+    /// Sends what is lacking of a batch.
     async fn send(
         &self,
-        batch: Vec<Result<(Key, u64, Upload), UploadError>>,
-    ) -> Result<Vec<Sent>, UploadError> {
-        let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let keys: Vec<Key> = batch.iter().map(|(key, ..)| key.clone()).collect();
+        batch: Vec<Result<Encoded, UploadError>>,
+        known: Arc<Known>,
+    ) -> Result<Vec<Outcome>, UploadError> {
+        let (mut outcomes, mut read) = (Vec::new(), Vec::new());
+        for encoded in batch {
+            let Encoded { position, path, object } = encoded?;
+            match object {
+                Ok(object) => read.push((position, path, object)),
+                Err(error) => outcomes.push(Outcome::Unread { position, error }),
+            }
+        }
+        let new = self.send_objects(&read, &known).await?;
+        let mut new: HashMap<Key, u64> = new.into_iter().collect();
+        let known = lock(&known);
+        for (position, _, Object { mut file, key, .. }) in read {
+            self.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
+            file.found_under(&known[&key]);
+            // One of several files with the same content.
+            outcomes.push(Outcome::Stored { position, file, new: new.remove(&key) });
+        }
+        Ok(outcomes)
+    }
+
+    /// Sends the objects that are lacking, each once; returns the keys and the lengths of those that the stor did not have.
+    async fn send_objects(
+        &self,
+        files: &[(usize, Vec<u8>, Object)],
+        known: &Known,
+    ) -> Result<Vec<(Key, u64)>, UploadError> {
+        let asked = unknown(files, known);
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<Key> = asked.iter().map(|object| object.key.clone()).collect();
         let there = self.to.has(&keys).await?;
-        try_join_all(batch.into_iter().zip(there).map(|((key, size, upload), there)| async move {
-            let stored = if there {
-                Stored { key: key.clone(), created: false }
-            } else {
-                self.to.put(&key, &upload).await?
-            };
-            self.bytes_done.fetch_add(size, Ordering::Relaxed);
-            Ok(Sent { key, length: upload.length(), stored })
-        }))
-        .await
+        let (there, lacking): (Vec<_>, Vec<_>) = asked.into_iter().zip(there).partition(|(_, there)| *there);
+        lock(known).extend(there.into_iter().map(|(object, _)| (object.key.clone(), object.key)));
+        if let Some(journal) = &self.journal
+            && !lacking.is_empty()
+        {
+            let noted = lacking.iter().map(|(object, _)| (object.key.clone(), object.path.clone())).collect();
+            let journal = journal.clone();
+            blocking(move || Ok(journal.note(noted)?)).await?;
+        }
+        let sent: Vec<(Key, Stored, u64)> = stream::iter(lacking)
+            .map(|(Unsent { key, upload, .. }, _)| async move {
+                let stored = self.to.put(&key, &upload).await?;
+                Ok::<_, StoreError>((key, stored, upload.length()))
+            })
+            .buffer_unordered(self.at_once.div_ceil(BATCHES))
+            .try_collect()
+            .await?;
+        if self.journal.is_some() {
+            self.confirm(&sent).await?;
+        }
+        lock(known).extend(sent.iter().map(|(key, stored, _)| (key.clone(), stored.key.clone())));
+        let created = sent.into_iter().filter(|(_, stored, _)| stored.created);
+        Ok(created.map(|(key, _, length)| (key, length)).collect())
+    }
+
+    /// Asks the stor whether it has what it has taken.
+    async fn confirm(&self, sent: &[(Key, Stored, u64)]) -> Result<(), UploadError> {
+        let keys: Vec<Key> = sent.iter().map(|(_, stored, _)| stored.key.clone()).collect();
+        let there = self.to.has(&keys).await?;
+        match keys.iter().zip(there).find(|(_, there)| !there) {
+            Some((key, _)) => Err(self.to.has_lost(key).into()),
+            None => Ok(()),
+        }
     }
 }
 
-/// An object that is in the stor.
-struct Sent {
-    /// What it was to be called.
+/// An object that may have to be sent.
+struct Unsent {
     key: Key,
-    /// Its stored length.
-    length: u64,
-    stored: Stored,
+    /// Of a file that it is the content of.
+    path: Vec<u8>,
+    upload: Upload,
+}
+
+/// The objects of files that are not known to be in the stor, each once.
+fn unknown(files: &[(usize, Vec<u8>, Object)], known: &Known) -> Vec<Unsent> {
+    let (known, mut seen) = (lock(known), HashSet::new());
+    let new =
+        files.iter().filter(|(.., object)| !known.contains_key(&object.key) && seen.insert(&object.key));
+    new.map(|(_, path, object)| Unsent {
+        key: object.key.clone(),
+        path: path.clone(),
+        upload: object.upload.clone(),
+    })
+    .collect()
+}
+
+/// A file that was read, or could not be.
+struct Encoded {
+    position: usize,
+    path: Vec<u8>,
+    object: Result<Object, UploadError>,
+}
+
+fn lock(known: &Known) -> std::sync::MutexGuard<'_, HashMap<Key, Key>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Opens the regular file at a path, which may lead to something else by now: never follows a link, never waits for a fifo.

@@ -1,0 +1,272 @@
+//! Sending what is new of a tree to the stor, file by file.
+//!
+//! A file that cannot be sent now (it is being written, or changes while it is read) waits for the next time, and is listed as it
+//! was when it was sent last; one that never was is left out of the list. All others are listed as they were when they were read, or as their
+//! marks tell (see [`pushed`](super::pushed)).
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aysfs_flist::{Ancestor, Entry, Timestamp};
+use aysfs_store::{Content, ContentId, StoreError};
+use aysfs_vfs::{Error, ErrorKind, Ino, Result};
+use futures::TryStreamExt;
+
+use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
+use super::pushed::Destination;
+use super::{Inner, Overlay};
+use crate::abandoned::SetWhenDropped;
+use crate::base::content_of;
+use crate::pack::upload::{Form, Job, MappedStores, Outcome, To, UploadError};
+use crate::push::Journal;
+
+/// How many objects are on their way at once.
+const AT_ONCE: usize = 10;
+
+/// How to push.
+#[derive(Clone, Debug)]
+pub(crate) struct PushOptions {
+    /// Where content goes.
+    pub(crate) destination: Destination,
+    /// Where the stored form of a large file is kept until it is sent.
+    pub(crate) spool: PathBuf,
+    /// How long a file must have been left alone that is open for writing.
+    pub(crate) idle: Duration,
+}
+
+/// What became of a tree that was sent.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// The tree as a list: all content that it names is in the stor.
+    pub(crate) entries: Vec<Entry>,
+    /// What the list was made from.
+    pub(crate) ancestors: Vec<Ancestor>,
+    /// The files that were sent, and what of.
+    pub(crate) files: Vec<(Vec<u8>, ContentId)>,
+    /// What waits for the next time.
+    pub(crate) waiting: Vec<Waiting>,
+    /// Objects that the stor did not have.
+    pub(crate) new_objects: u64,
+    /// Stored bytes of those.
+    pub(crate) new_bytes: u64,
+}
+
+/// A file that has to be sent, and why it was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Where it is, without a leading `/`.
+    pub path: Vec<u8>,
+    /// In bytes.
+    pub size: u64,
+    /// When it was changed last.
+    pub since: SystemTime,
+    /// Why; nothing: nobody has tried yet.
+    pub why: Option<String>,
+}
+
+/// Why a tree could not be sent. What was sent until then is marked as such.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SendError {
+    #[error("cannot look at the local changes: {0}")]
+    View(Error),
+    #[error(
+        "{}: its content was in a base that was replaced, and only its attributes are kept: replace or remove it",
+        .0.display()
+    )]
+    Lost(PathBuf),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<SeeError> for SendError {
+    fn from(error: SeeError) -> Self {
+        match error {
+            SeeError::View(error) => Self::View(error),
+            SeeError::Lost(path) => Self::Lost(path),
+        }
+    }
+}
+
+impl From<UploadError> for SendError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Store(error) => Self::Store(error),
+            // Of no file in particular: those are told one by one.
+            UploadError::Read { source, .. } => Self::View(source.into()),
+            UploadError::Changing(_) => Self::View(ErrorKind::Io.into()),
+        }
+    }
+}
+
+impl Waiting {
+    fn new(entry: &Entry, why: Option<String>) -> Self {
+        let Timestamp { secs, nanos } = entry.mtime;
+        let nanos = Duration::from_nanos(nanos.into());
+        let since = match u64::try_from(secs) {
+            Ok(secs) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs) + nanos),
+            Err(_) => None,
+        };
+        Self {
+            path: entry.path.clone(),
+            size: entry.size,
+            since: since.unwrap_or(SystemTime::UNIX_EPOCH),
+            why,
+        }
+    }
+}
+
+impl Overlay {
+    /// What has to be sent.
+    ///
+    /// # Errors
+    /// Those of the local filesystem.
+    pub async fn unsent(&self, destination: &Destination) -> Result<Vec<Waiting>, SendError> {
+        let abandoned = SetWhenDropped::default();
+        let (inner, flag, destination) = (self.0.clone(), abandoned.0.clone(), destination.clone());
+        blocking(move || {
+            let seen = see(&inner, Some(&destination), &SendProgress::default(), &flag)?;
+            let files = seen.files.keys().map(|position| &seen.entries[*position]);
+            Ok(files.filter(|entry| entry.link.is_none()).map(|entry| Waiting::new(entry, None)).collect())
+        })
+        .await
+    }
+
+    /// Sends what is new to the stors of this mount. Dropping the future ends the work soon.
+    pub(crate) async fn send(
+        &self,
+        options: &PushOptions,
+        journal: &Arc<Journal>,
+        progress: &Arc<SendProgress>,
+    ) -> Result<Sent, SendError> {
+        let abandoned = SetWhenDropped::default();
+        let (inner, destination) = (self.0.clone(), options.destination.clone());
+        let (counted, flag, idle) = (progress.clone(), abandoned.0.clone(), options.idle);
+        self.0.sending.clear();
+        let looked = blocking(move || {
+            let seen = see(&inner, Some(&destination), &counted, &flag)?;
+            let (ready, busy) = ready(&inner, &seen, idle);
+            Ok((seen, ready, busy))
+        });
+        let (Seen { mut entries, moved, files, .. }, ready, busy) = looked.await?;
+
+        let mut waiting: Vec<_> = busy
+            .iter()
+            .map(|at| Waiting::new(&entries[*at], Some("it is open for writing".into())))
+            .collect();
+        let mut unsent: HashSet<usize> = busy.into_iter().collect();
+        let inos: Arc<HashMap<usize, Ino>> =
+            Arc::new(files.iter().map(|(position, file)| (*position, file.ino)).collect());
+        let (inner, opened) = (self.0.clone(), inos.clone());
+        let job = Job {
+            form: Form::V2,
+            spool: options.spool.clone(),
+            // Whoever has mapped a file that passes through writes to it, and nobody else is told.
+            mapped_stores: MappedStores::Noticed,
+            to: To::All(self.0.w.lower.stors()),
+            at_once: AT_ONCE,
+            journal: Some(journal.clone()),
+            bytes_done: &progress.bytes_done,
+        };
+        let ready = ready.into_iter().map(|position| (position, entries[position].path.clone())).collect();
+        let outcomes = job.outcomes(ready, move |position, _| inner.open_to_push(opened[&position]));
+        let mut outcomes = std::pin::pin!(outcomes);
+        let (mut sent, mut new_objects, mut new_bytes) = (Vec::new(), 0, 0);
+        while let Some(batch) = outcomes.try_next().await? {
+            let mut marks = Vec::new();
+            for outcome in batch {
+                match outcome {
+                    Outcome::Stored { position, file, new } => {
+                        new_objects += u64::from(new.is_some());
+                        new_bytes += new.unwrap_or_default();
+                        let entry = &mut entries[position];
+                        file.describe(entry);
+                        if let Ok(Some(content)) = content_of(entry.content, entry.size) {
+                            sent.push((entry.path.clone(), content.id));
+                            marks.push((inos[&position], content, entry.mtime));
+                        }
+                    }
+                    Outcome::Unread { position, error } => {
+                        let why = match error {
+                            UploadError::Changing(_) => "it changes while it is read".to_owned(),
+                            UploadError::Read { source, .. } => format!("it cannot be read: {source}"),
+                            UploadError::Store(error) => return Err(error.into()),
+                        };
+                        waiting.push(Waiting::new(&entries[position], Some(why)));
+                        unsent.insert(position);
+                    }
+                }
+            }
+            let (inner, destination) = (self.0.clone(), options.destination.clone());
+            blocking(move || {
+                inner.mark_all(marks, &destination);
+                Ok(())
+            })
+            .await?;
+        }
+        as_sent_before(&mut entries, &files, &unsent);
+        let ancestors = self.0.w.ancestors(moved);
+        Ok(Sent { entries, ancestors, files: sent, waiting, new_objects, new_bytes })
+    }
+}
+
+/// The positions of files to be sent, and of those that somebody writes to.
+fn ready(inner: &Inner, seen: &Seen, idle: Duration) -> (Vec<usize>, Vec<usize>) {
+    let now = SystemTime::now();
+    let mut positions: Vec<_> = seen.files.keys().copied().collect();
+    positions.retain(|position| seen.entries[*position].link.is_none());
+    positions.sort_unstable();
+    positions.into_iter().partition(|position| {
+        let changed = Waiting::new(&seen.entries[*position], None).since;
+        let is_idle = now.duration_since(changed).is_ok_and(|since| since >= idle);
+        is_idle || inner.open.writable_file(seen.files[position].ino).is_none()
+    })
+}
+
+/// Lists what was not sent as it was when it was sent last, or not at all.
+fn as_sent_before(entries: &mut Vec<Entry>, files: &HashMap<usize, LocalFile>, unsent: &HashSet<usize>) {
+    let mut gone = HashSet::new();
+    for position in unsent {
+        let entry = &mut entries[*position];
+        match &files[position].older {
+            Some(older) => older.describe(entry),
+            // An empty file needs nothing of the stor.
+            None if entry.size == 0 => {}
+            None => drop(gone.insert(entry.path.clone())),
+        }
+    }
+    entries.retain(|entry| !gone.contains(entry.link.as_ref().unwrap_or(&entry.path)));
+}
+
+impl Inner {
+    /// Opens a file to be read; whoever writes to it from now on is noticed.
+    fn open_to_push(&self, ino: Ino) -> io::Result<Option<File>> {
+        self.sending.begin(ino);
+        self.open_to_send(Some(ino))
+    }
+
+    /// Marks files as pushed that nobody could write to since they were read.
+    fn mark_all(&self, files: Vec<(Ino, Content, Timestamp)>, destination: &Destination) {
+        for (ino, content, mtime) in files {
+            let mut tree = self.tree();
+            let is_open = self.open.writable_file(ino).is_some();
+            let marked =
+                tree.is_pushed(&self.w, &self.sending, (ino, is_open), (content, mtime), destination);
+            // Without a mark it is only looked at again.
+            if let Err(error) = marked {
+                tracing::debug!("inode {ino} is pushed, and cannot be marked as such: {error}");
+            }
+        }
+    }
+}
+
+/// Runs what would hold up others on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, SendError> + Send + 'static,
+) -> Result<T, SendError> {
+    tokio::task::spawn_blocking(job).await.expect("looking does not panic")
+}

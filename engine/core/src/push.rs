@@ -1,0 +1,407 @@
+//! Keeping a stor, and a published flist, up with the local changes of a mount: mode RW.
+//!
+//! A round sends what is new ([`Overlay::send`]), makes the tree a list, keeps that beside the local changes, and publishes it. What is
+//! in the directory of a [`Pusher`]:
+//!
+//! | file | what |
+//! |---|---|
+//! | `published.flist` | the last list: all content that it names is in the stor |
+//! | `state.json` | its version, and which one the stor has published |
+//! | `journal` | what was sent and no list has named yet |
+//!
+//! Each is replaced as a whole, in an order in which a crash at any point costs a repetition, no data: content, then the list,
+//! then its publication, then what is remembered of that. The queue is the upper itself (see `overlay/pushed.rs`).
+//!
+//! A list is published only over the one that this mount published before. If another machine has replaced it, the push fails,
+//! says so, and changes nothing.
+
+mod journal;
+mod log;
+mod state;
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File};
+use std::io::{self, BufWriter};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aysfs_flist::{Dialect, Entry, Header, Timestamp, WriteError};
+use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
+use futures::TryStreamExt;
+use sha2::{Digest, Sha256};
+
+pub(crate) use self::journal::Journal;
+use self::log::TransactionLog;
+use self::state::{Published, State};
+use crate::overlay::{Destination, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
+use crate::{base, durable, pack};
+
+/// How long a file that is open for writing must have been left alone to be pushed.
+const IDLE: Duration = Duration::from_mins(15);
+
+/// The pauses between rounds while the stor cannot be reached.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a [`Pusher`] is to do.
+#[derive(Clone, Debug)]
+pub struct PusherOptions {
+    /// A directory of its own.
+    pub dir: PathBuf,
+    /// The part of the stor that content goes to; it names the published list, too.
+    pub namespace: Namespace,
+    /// Whether the list is published.
+    pub publish: bool,
+    /// Where content goes.
+    pub destination: Destination,
+    /// The transaction log.
+    pub log: PathBuf,
+}
+
+/// Pushes the changes of one mount.
+pub struct Pusher {
+    overlay: Overlay,
+    options: PusherOptions,
+    journal: Arc<Journal>,
+    log: TransactionLog,
+    /// Held during a round: there is one at a time.
+    state: tokio::sync::Mutex<State>,
+    last: Mutex<Last>,
+}
+
+/// What came of the last rounds.
+#[derive(Clone, Debug, Default)]
+struct Last {
+    success: Option<SystemTime>,
+    /// What the last one was stopped by, unless it succeeded.
+    error: Option<String>,
+    /// What it left for the next one.
+    waiting: Vec<Waiting>,
+}
+
+/// What a round did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Files whose content was sent.
+    pub files: u64,
+    /// Objects that the stor did not have.
+    pub new_objects: u64,
+    /// Stored bytes of those.
+    pub new_bytes: u64,
+    /// The version of the list, if it is another one than before.
+    pub version: Option<u64>,
+    /// Whether it was published.
+    pub published: bool,
+    /// What waits for the next round.
+    pub waiting: Vec<Waiting>,
+}
+
+/// How pushing stands.
+#[derive(Clone, Debug)]
+pub struct PushStatus {
+    /// What has to be sent, the oldest first.
+    pub pending: Vec<Waiting>,
+    /// When a round succeeded last.
+    pub last_success: Option<SystemTime>,
+    /// What stopped the last one.
+    pub last_error: Option<String>,
+    /// The version of the last list, if there is one.
+    pub version: Option<u64>,
+}
+
+/// Why local changes could not be pushed. Nothing is lost by it: they stay where they are, and are pushed by a later round.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PushError {
+    #[error("cannot send new content")]
+    Send(#[from] SendError),
+    #[error("cannot keep the list of what is pushed in {}", .path.display())]
+    Keep { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    List(#[from] WriteError),
+    #[error("cannot publish the flist: {0}")]
+    Publish(StoreError),
+    #[error(
+        "the stor has another {name} than the one that this mount published last: another machine publishes under the same \
+         namespace; give this mount a namespace of its own, or, if its tree is the one that counts, remove {name} from the stor"
+    )]
+    Stale { name: StaticName },
+    #[error(
+        "{} cannot be used: {reason}; put it right, or remove it to publish from the start",
+        .path.display()
+    )]
+    State { path: PathBuf, reason: String },
+}
+
+impl PushError {
+    /// Whether another round may succeed a little later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Send(SendError::Store(error)) | Self::Publish(error) => error.fault.is_transient(),
+            Self::Send(_) | Self::Keep { .. } | Self::List(_) | Self::Stale { .. } | Self::State { .. } => {
+                false
+            }
+        }
+    }
+}
+
+impl Pusher {
+    /// For the changes of one mount.
+    ///
+    /// # Errors
+    /// If what it keeps cannot be read.
+    pub fn open(overlay: Overlay, options: PusherOptions) -> Result<Self, PushError> {
+        let kept = |path: &Path| {
+            let path = path.to_owned();
+            move |source| PushError::Keep { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(&options.dir).map_err(kept(&options.dir))?;
+        let journal = options.dir.join("journal");
+        let journal = Arc::new(Journal::open(journal.clone()).map_err(kept(&journal))?);
+        let state = State::read(&options.dir.join("state.json"), &options.destination)?;
+        let log = TransactionLog(options.log.clone());
+        let last = Mutex::default();
+        Ok(Self { overlay, options, journal, log, state: tokio::sync::Mutex::new(state), last })
+    }
+
+    /// Pushes until there is nothing left that could be, however long the stor cannot be reached.
+    ///
+    /// # Errors
+    /// What does not pass by waiting.
+    pub async fn run(&self) -> Result<Pushed, PushError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.round(&Arc::default()).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!("cannot push, trying again in {pause:?}: {}", with_causes(&error));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Pushes once what there is to push. Dropping the future ends the work soon.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub async fn round(&self, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
+        let mut state = self.state.lock().await;
+        let pushed = self.push(&mut state, progress).await;
+        let mut last = self.last();
+        match &pushed {
+            Ok(pushed) => {
+                last.success = Some(SystemTime::now());
+                last.error = None;
+                last.waiting.clone_from(&pushed.waiting);
+            }
+            Err(error) => last.error = Some(with_causes(error)),
+        }
+        pushed
+    }
+
+    /// How pushing stands now.
+    ///
+    /// # Errors
+    /// If the local changes cannot be looked at.
+    pub async fn status(&self) -> Result<PushStatus, PushError> {
+        let mut pending = self.overlay.unsent(&self.options.destination).await?;
+        let Last { success, error, waiting } = self.last().clone();
+        for file in &mut pending {
+            file.why =
+                waiting.iter().find(|known| known.path == file.path).and_then(|known| known.why.clone());
+        }
+        pending.sort_by(|one, other| (one.since, &one.path).cmp(&(other.since, &other.path)));
+        let version = State::version_in(&self.options.dir.join("state.json"));
+        Ok(PushStatus { pending, last_success: success, last_error: error, version })
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn push(&self, state: &mut State, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
+        let how = PushOptions {
+            destination: self.options.destination.clone(),
+            spool: self.options.dir.clone(),
+            idle: IDLE,
+        };
+        let sent = self.overlay.send(&how, &self.journal, progress).await?;
+        if let Err(error) = self.log.add(&sent.files, SystemTime::now()) {
+            tracing::warn!("cannot write the log of pushes {}: {error}", self.log.0.display());
+        }
+        let mut pushed = Pushed {
+            files: sent.files.len() as u64,
+            new_objects: sent.new_objects,
+            new_bytes: sent.new_bytes,
+            waiting: sent.waiting.clone(),
+            ..Pushed::default()
+        };
+        let (version, named) = self.keep(state, sent).await?;
+        pushed.version = version;
+        if self.options.publish {
+            pushed.published = self.publish(state).await?;
+        }
+        let journal = self.journal.clone();
+        blocking(move || journal.settle(&named)).await?;
+        Ok(pushed)
+    }
+
+    fn list(&self) -> PathBuf {
+        self.options.dir.join("published.flist")
+    }
+
+    /// Keeps the tree as a list, if it is another one than before; returns its version then, and the objects that it names.
+    async fn keep(&self, state: &mut State, sent: Sent) -> Result<(Option<u64>, HashSet<Key>), PushError> {
+        let (list, known) = (self.list(), state.clone());
+        let name = self.options.namespace.to_string();
+        let kept = blocking(move || {
+            let Sent { entries, ancestors, .. } = sent;
+            let named: HashSet<_> = entries
+                .iter()
+                .filter_map(|entry| base::content_of(entry.content, entry.size).ok().flatten())
+                .flat_map(|content| content.chunks.iter().map(|chunk| chunk.key.clone()).collect::<Vec<_>>())
+                .collect();
+            let header = Header { name: Some(name), ancestors, ..Header::default() };
+            let tree = digest(entries.clone(), &header)?;
+            let unkept = |source| PushError::Keep { path: list.clone(), source };
+            let state = if known.tree.as_ref() == Some(&tree) && list.exists() {
+                None
+            } else {
+                let version = known.version + 1;
+                let created = jiff::Timestamp::now().round(jiff::Unit::Second).ok();
+                let created = created.map(|created| created.to_string());
+                let header = Header { version: Some(version), created, ..header };
+                let part = durable::begin(&list).map_err(unkept)?;
+                pack::write(entries, BufWriter::new(part.as_file()), Dialect::V2, &header)?;
+                durable::finish(part, &list).map_err(unkept)?;
+                Some(State { version, tree: Some(tree), ..known })
+            };
+            Ok((state, named))
+        });
+        let (new, named) = kept.await?;
+        let Some(new) = new else { return Ok((None, named)) };
+        *state = new;
+        self.remember(state)?;
+        Ok((Some(state.version), named))
+    }
+
+    /// Publishes the list, unless the stor has it; returns whether it did.
+    async fn publish(&self, state: &mut State) -> Result<bool, PushError> {
+        if state.published.as_ref().is_some_and(|published| Some(&published.tree) == state.tree.as_ref()) {
+            return Ok(false);
+        }
+        let path = self.list();
+        let unkept = |source| PushError::Keep { path: path.clone(), source };
+        let file = File::open(&path).map_err(unkept)?;
+        let length = file.metadata().map_err(unkept)?.len();
+        let mut digest = Digesting(Sha256::new());
+        io::copy(&mut &file, &mut digest).map_err(unkept)?;
+        let sha256 = hex::encode(digest.0.finalize());
+        // Before it is sent, so that it is known as ours whatever happens meanwhile.
+        if state.sending.as_ref() != Some(&sha256) {
+            state.sending = Some(sha256);
+            self.remember(state)?;
+        }
+        let name = static_name(&self.options.namespace);
+        let body = Upload::File { file: Arc::new(file), length };
+        let condition = match &state.published {
+            Some(published) => Precondition::Version(ETag(published.etag.clone())),
+            None => Precondition::Absent,
+        };
+        let write = |condition| self.stors().write_named(&name, &body, condition);
+        let etag = match write(condition).await {
+            Err(error) if matches!(error.fault, Fault::Conflict) => match self.published(&name).await? {
+                // A crash came before that could be remembered.
+                Some((etag, there)) if Some(&there) == state.sending.as_ref() => Ok(etag),
+                Some(_) => return Err(PushError::Stale { name }),
+                None => write(Precondition::Absent).await,
+            },
+            written => written,
+        };
+        let etag = etag.map_err(PushError::Publish)?;
+        let tree = state.tree.clone().unwrap_or_default();
+        state.published = Some(Published { etag: etag.0, tree });
+        state.sending = None;
+        self.remember(state)?;
+        Ok(true)
+    }
+
+    /// The list that the stor has: its version, and its digest.
+    async fn published(&self, name: &StaticName) -> Result<Option<(ETag, String)>, PushError> {
+        let (mut body, etag) = match self.stors().first().read_named(name, None).await {
+            Ok(Named::Found { body, etag }) => (body, etag),
+            Ok(Named::Unchanged) => return Ok(None),
+            Err(error) if matches!(error.fault, Fault::NotFound) => return Ok(None),
+            Err(error) => return Err(PushError::Publish(error)),
+        };
+        let mut digest = Sha256::new();
+        while let Some(piece) = body.stream.try_next().await.map_err(PushError::Publish)? {
+            digest.update(&piece);
+        }
+        Ok(Some((etag, hex::encode(digest.finalize()))))
+    }
+
+    fn stors(&self) -> &Arc<Mirror> {
+        self.overlay.stors()
+    }
+
+    fn remember(&self, state: &State) -> Result<(), PushError> {
+        let path = self.options.dir.join("state.json");
+        state.write(&path).map_err(|source| PushError::Keep { path, source })
+    }
+}
+
+/// The digest of a tree. Marks on files move the time of the last change of their inodes, which tells nobody anything here.
+fn digest(mut entries: Vec<Entry>, header: &Header) -> Result<String, WriteError> {
+    for entry in &mut entries {
+        entry.ctime = Timestamp::default();
+    }
+    let mut digest = Digesting(Sha256::new());
+    pack::write(entries, &mut digest, Dialect::V2, header)?;
+    Ok(hex::encode(digest.0.finalize()))
+}
+
+/// What the published list of a namespace is called.
+pub fn static_name(namespace: &Namespace) -> StaticName {
+    format!("{namespace}.flist").parse().expect("a namespace is one safe component")
+}
+
+/// An error with what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Digests what is written to it.
+struct Digesting(Sha256);
+
+impl io::Write for Digesting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs what would hold up others on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, PushError> + Send + 'static,
+) -> Result<T, PushError> {
+    tokio::task::spawn_blocking(job).await.expect("listing does not panic")
+}

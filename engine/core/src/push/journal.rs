@@ -1,0 +1,120 @@
+//! What was sent to a stor, and by which list it will be named: noted before it is sent.
+//!
+//! One line for each object, `key path`, the path escaped. Once a list is published, the objects that it names are taken out. So every object
+//! that a mount has sent is either named by a list that it published, or is in here: sent, and then changed or removed again, or
+//! cut off by a crash. Such objects are of no use to anybody, and a collection of garbage may look here for them.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aysfs_store::{Fault, Key, StoreError};
+
+use super::PushError;
+use crate::durable;
+
+/// A file to which lines are appended.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, or begins one. A line that a crash has cut off is as if it had never been begun: what it
+    /// was about was not sent.
+    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
+        let text = fs::read(&path)?;
+        let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
+        file.set_len(whole as u64)?;
+        Ok(Self { path, file: Mutex::new(file) })
+    }
+
+    /// Notes objects that are about to be sent, and waits until that is on the disk.
+    pub(crate) fn note(&self, objects: Vec<(Key, Vec<u8>)>) -> Result<(), StoreError> {
+        let mut lines = Vec::new();
+        for (key, path) in objects {
+            lines.extend_from_slice(format!("{key} {}\n", path.escape_ascii()).as_bytes());
+        }
+        let mut file = self.lock();
+        let noted = file.write_all(&lines).and_then(|()| file.sync_data());
+        noted.map_err(|error| StoreError {
+            stor: self.path.display().to_string(),
+            subject: "what is about to be sent".into(),
+            fault: Fault::Local(error),
+        })
+    }
+
+    /// Takes out what a list names.
+    pub(super) fn settle(&self, named: &HashSet<Key>) -> Result<(), PushError> {
+        self.take_out(named).map_err(|source| PushError::Keep { path: self.path.clone(), source })
+    }
+
+    fn take_out(&self, named: &HashSet<Key>) -> io::Result<()> {
+        let mut file = self.lock();
+        let text = fs::read(&self.path)?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        let is_open = |line: &&[u8]| key(line).is_none_or(|key| !named.contains(&key));
+        let open: Vec<u8> =
+            text.split_inclusive(|byte| *byte == b'\n').filter(is_open).collect::<Vec<_>>().concat();
+        if open.len() < text.len() {
+            durable::replace(&self.path, &open)?;
+            *file = OpenOptions::new().append(true).open(&self.path)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The key in a line.
+fn key(line: &[u8]) -> Option<Key> {
+    let key = line.split(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
+/// The keys that a journal has, for tests and tools.
+#[cfg(test)]
+fn keys(path: &std::path::Path) -> Vec<Key> {
+    let text = fs::read(path).expect("readable");
+    text.split(|byte| *byte == b'\n').filter_map(key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_list_names_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let journal = Journal::open(path.clone()).expect("opened");
+        let [a, b, c] = [1, 2, 3].map(|byte| Key::sha256([byte; 32]));
+        journal.note(vec![(a.clone(), b"a".to_vec()), (b.clone(), b"odd\nname".to_vec())]).expect("noted");
+        journal.settle(&HashSet::from([a.clone()])).expect("settled");
+        assert_eq!(keys(&path), [b.clone()]);
+        journal.note(vec![(c.clone(), b"c".to_vec())]).expect("noted in the new file");
+        assert_eq!(keys(&path), [b.clone(), c.clone()]);
+        journal.settle(&HashSet::from([b, c])).expect("settled");
+        assert!(keys(&path).is_empty());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_does_not_spoil_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let [a, b] = [1, 2].map(|byte| Key::sha256([byte; 32]));
+        fs::write(&path, format!("{a} f\n{}", &b.as_str()[..20])).expect("written");
+        let journal = Journal::open(path.clone()).expect("opened");
+        journal.note(vec![(b.clone(), b"f".to_vec())]).expect("noted");
+        assert_eq!(keys(&path), [a, b]);
+    }
+}

@@ -1,0 +1,308 @@
+//! Local changes, pushed to a stor and published.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aysfs_engine::Destination;
+use aysfs_engine::push::{PushError, Pushed, Pusher, PusherOptions, static_name};
+use aysfs_flist::{Entry, Flist, ParseOptions, Source};
+use aysfs_store::fault::{Gate, Trouble};
+use aysfs_store::{Fault, Key, Named, Store};
+use aysfs_vfs::{Fh, SetAttr, SetTime, Time, Vfs};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use support::mount::{Mount, READ, WRITE, mount, mount_base, mount_in};
+use support::{Lab, key_of};
+
+/// Pushes the changes of a mount to the stor of the lab.
+fn pusher(lab: &Lab, mounted: &Mount) -> Pusher {
+    pusher_to(lab, mounted, "stor")
+}
+
+fn pusher_to(lab: &Lab, mounted: &Mount, destination: &str) -> Pusher {
+    let options = PusherOptions {
+        dir: lab.path("push"),
+        namespace: "app".parse().expect("a namespace"),
+        publish: true,
+        destination: Destination::new(destination, b""),
+        log: lab.path("push.log"),
+    };
+    Pusher::open((*mounted.0).clone(), options).expect("opened")
+}
+
+async fn push(pusher: &Pusher) -> Pushed {
+    pusher.round(&Arc::default()).await.expect("pushed")
+}
+
+/// The published list.
+async fn published(lab: &Lab) -> Flist {
+    let name = static_name(&"app".parse().expect("a namespace"));
+    let Named::Found { body, .. } = lab.objects.read_named(&name, None).await.expect("published") else {
+        panic!("no version was named")
+    };
+    let pieces: Vec<Bytes> = body.stream.try_collect().await.expect("memory");
+    let bytes = pieces.concat();
+    Flist::parse(Source::Bytes { name: "app.flist", bytes: &bytes }, &ParseOptions::default()).expect("good")
+}
+
+fn entry<'a>(list: &'a Flist, path: &str) -> Option<&'a Entry> {
+    list.entries.iter().find(|entry| entry.path == path.as_bytes())
+}
+
+fn paths(list: &Flist) -> Vec<String> {
+    list.entries.iter().map(|entry| String::from_utf8_lossy(&entry.path).into_owned()).collect()
+}
+
+async fn stored(lab: &Lab) -> BTreeSet<Key> {
+    let listed = lab.objects.list().await.expect("listed");
+    listed.map(|object| object.expect("memory").key).collect().await
+}
+
+/// The tree of the published list, as another machine shows it.
+async fn elsewhere(lab: &Lab) -> std::collections::BTreeMap<String, String> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let backend = lab.path(&format!("elsewhere-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir(&backend).expect("made");
+    let list = support::list(&published(lab).await.header, &published(lab).await.entries);
+    mount_in(lab, &backend, lab.base_of(&list)).tree().await
+}
+
+#[tokio::test]
+async fn what_is_new_is_sent_once_and_the_published_list_shows_the_tree() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.mkdir("d").await;
+    mounted.write("d/a", WRITE, 0, b"content of a").await;
+    mounted.write("b", WRITE, 0, b"content of b").await;
+    mounted.write("empty", WRITE, 0, b"").await;
+    let pusher = pusher(&lab, &mounted);
+    let pushed = push(&pusher).await;
+    assert_eq!((pushed.files, pushed.new_objects, pushed.version), (2, 2, Some(1)));
+    assert!(pushed.published && pushed.waiting.is_empty());
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+
+    lab.stor.set(Trouble::Fail(|| Fault::Denied));
+    assert_eq!(push(&pusher).await, Pushed::default(), "nothing is new, and nobody is asked");
+    lab.stor.set(Trouble::None);
+
+    mounted.write("b", WRITE, 0, b"CONTENT").await;
+    mounted.rename("d", "e").await;
+    mounted.unlink("empty").await;
+    let pushed = push(&pusher).await;
+    assert_eq!((pushed.files, pushed.new_objects, pushed.version), (1, 1, Some(2)));
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+    assert_eq!(paths(&published(&lab).await), ["", "b", "e", "e/a"]);
+
+    let log = std::fs::read_to_string(lab.path("push.log")).expect("written");
+    let of: Vec<&str> = log.lines().map(|line| line.split('|').next().expect("a path")).collect();
+    assert_eq!(of, ["/b", "/d/a", "/b"]);
+}
+
+#[tokio::test]
+async fn the_queue_is_on_the_disk() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"a").await;
+    let first = pusher(&lab, &mounted);
+    push(&first).await;
+    mounted.write("b", WRITE, 0, b"b").await;
+    drop((first, mounted));
+
+    let mounted = mount(&lab, &[]);
+    let second = pusher(&lab, &mounted);
+    let pending = second.status().await.expect("told").pending;
+    assert_eq!(pending.iter().map(|file| &*file.path).collect::<Vec<_>>(), [b"b"]);
+    assert_eq!(push(&second).await.files, 1);
+    assert_eq!(second.status().await.expect("told").version, Some(2));
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
+async fn what_was_sent_to_one_stor_is_sent_again_to_another() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"a").await;
+    push(&pusher(&lab, &mounted)).await;
+    let other = pusher_to(&lab, &mounted, "other");
+    let error = other.round(&Arc::default()).await.expect_err("there is a list already");
+    assert!(matches!(error, PushError::Stale { .. }), "{error}");
+    assert!(other.status().await.expect("told").pending.is_empty(), "its content is there");
+}
+
+#[tokio::test]
+async fn a_change_that_hides_behind_the_old_times_is_pushed() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"one").await;
+    let pusher = pusher(&lab, &mounted);
+    push(&pusher).await;
+    let attr = mounted.find("a").await.expect("there");
+    mounted.write("a", WRITE, 0, b"two").await;
+    let old = SetAttr { mtime: Some(SetTime::At(attr.mtime)), ..SetAttr::default() };
+    mounted.0.setattr(attr.ino, None, old).await.expect("set");
+    assert_eq!(push(&pusher).await.files, 1);
+
+    // Written by one who is not seen: nothing but the time was set through the mount.
+    let upper = lab.path("upper/mnt/a");
+    std::fs::write(&upper, b"six").expect("written");
+    mounted.0.setattr(attr.ino, None, old).await.expect("set");
+    assert_eq!(push(&pusher).await.files, 1);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
+async fn an_open_file_waits_and_is_listed_as_it_was() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("old", WRITE, 0, b"complete").await;
+    let pusher = pusher(&lab, &mounted);
+    push(&pusher).await;
+    let before = published(&lab).await;
+
+    mounted.write("new", WRITE, 0, b"half").await;
+    let (old, new) = (mounted.ino("old").await, mounted.ino("new").await);
+    for ino in [old, new] {
+        mounted.0.open(ino, WRITE).await.expect("opened");
+    }
+    let truncated = SetAttr { size: Some(0), ..SetAttr::default() };
+    mounted.0.setattr(old, None, truncated).await.expect("truncated");
+    mounted.write("other", WRITE, 0, b"other").await;
+    let pushed = push(&pusher).await;
+    assert_eq!(pushed.files, 1);
+    let waiting: BTreeSet<_> = pushed.waiting.iter().map(|file| file.path.clone()).collect();
+    assert_eq!(waiting, BTreeSet::from([b"new".to_vec(), b"old".to_vec()]));
+    let list = published(&lab).await;
+    assert!(entry(&list, "new").is_none(), "there is no version of it yet");
+    let listed = |list: &Flist| {
+        let entry = entry(list, "old").expect("listed");
+        (entry.content, entry.size, entry.mtime)
+    };
+    assert_eq!(listed(&list), listed(&before));
+    let status = pusher.status().await.expect("told");
+    assert!(status.pending.iter().all(|file| file.why.as_deref() == Some("it is open for writing")));
+
+    // One that was left alone for long is pushed although it is open.
+    let long_ago = SetAttr { mtime: Some(SetTime::At(Time { secs: 1, nanos: 0 })), ..SetAttr::default() };
+    mounted.0.setattr(new, None, long_ago).await.expect("set");
+    assert_eq!(push(&pusher).await.files, 1);
+    for ino in [old, new] {
+        mounted.0.release(ino, Fh::NONE).await.expect("released");
+    }
+    let pushed = push(&pusher).await;
+    assert!(pushed.waiting.is_empty());
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_while_it_is_pushed_ends_with_its_last_content() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"first").await;
+    let pusher = Arc::new(pusher(&lab, &mounted));
+    let gate = Gate::default();
+    lab.stor.set(Trouble::Wait(gate.clone()));
+    let pushing = tokio::spawn({
+        let pusher = pusher.clone();
+        async move { push(&pusher).await }
+    });
+    gate.reached_by(1).await;
+    // Its content is read by now. The time of its last change does not tell.
+    let attr = mounted.find("a").await.expect("there");
+    mounted.write("a", WRITE, 0, b"other").await;
+    let same = SetAttr { mtime: Some(SetTime::At(attr.mtime)), ..SetAttr::default() };
+    mounted.0.setattr(attr.ino, None, same).await.expect("set");
+    gate.open();
+    pushing.await.expect("no panic");
+    assert_eq!(push(&pusher).await.files, 1);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+    assert_eq!(mounted.read("a").await.expect("read"), "other");
+}
+
+#[tokio::test]
+async fn a_stor_that_is_down_loses_nothing_and_is_named() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    let pusher = pusher(&lab, &mounted);
+    for path in ["a", "b"] {
+        mounted.write(path, WRITE, 0, b"content").await;
+    }
+    lab.stor.set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+    pusher.round(&Arc::default()).await.expect_err("down");
+    let status = pusher.status().await.expect("told");
+    assert_eq!(status.pending.len(), 2);
+    assert!(status.last_error.as_ref().is_some_and(|error| error.contains("down")), "{status:?}");
+    lab.stor.set(Trouble::None);
+    let pushed = push(&pusher).await;
+    assert_eq!((pushed.files, pushed.new_objects), (2, 1));
+    let status = pusher.status().await.expect("told");
+    assert!(status.pending.is_empty() && status.last_error.is_none() && status.last_success.is_some());
+}
+
+#[tokio::test]
+async fn every_object_is_named_by_the_list_or_by_the_journal() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"one").await;
+    let first = pusher(&lab, &mounted);
+    // The objects are sent; then the stor is gone before the list is published.
+    let gate = Gate::default();
+    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
+    let progress = Arc::default();
+    tokio::select! {
+        _ = first.round(&progress) => panic!("it waits"),
+        () = gate.reached_by(1) => {}
+    }
+    drop(first);
+    lab.stor.set(Trouble::None);
+    mounted.write("a", WRITE, 0, b"two").await;
+    let second = pusher(&lab, &mounted);
+    push(&second).await;
+    let list = published(&lab).await;
+    let named: BTreeSet<Key> = list.entries.iter().filter(|e| e.content.is_some()).map(key_of).collect();
+    let journal = std::fs::read_to_string(lab.path("push/journal")).expect("there");
+    let noted: BTreeSet<Key> =
+        journal.lines().map(|line| line.split(' ').next().expect("a key").parse().expect("a key")).collect();
+    let all = stored(&lab).await;
+    assert_eq!(all.len(), 2);
+    assert_eq!(&named | &noted, all);
+}
+
+#[tokio::test]
+async fn a_list_that_another_machine_published_is_not_replaced() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"one").await;
+    let pusher = pusher(&lab, &mounted);
+    push(&pusher).await;
+    let name = static_name(&"app".parse().expect("a namespace"));
+    let other = aysfs_store::Upload::Bytes(Bytes::from_static(b"# aysfs-flist 2\n"));
+    lab.objects.write_named(&name, &other, aysfs_store::Precondition::None).await.expect("written");
+    mounted.write("a", WRITE, 0, b"two").await;
+    let error = pusher.round(&Arc::default()).await.expect_err("stale").to_string();
+    assert!(error.contains("another app.flist") && error.contains("namespace of its own"), "{error}");
+    assert!(published(&lab).await.entries.is_empty(), "nothing was replaced");
+    // Whoever removes it decides for this tree.
+    lab.objects.remove_named(&name);
+    assert!(push(&pusher).await.published);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
+async fn what_the_base_has_is_listed_and_not_sent() {
+    let lab = Lab::new();
+    let entries = [lab.file("kept", b"kept"), lab.file("gone", b"gone"), lab.file("changed", b"old")];
+    let mounted = mount_base(&lab, lab.base(&entries));
+    mounted.unlink("gone").await;
+    mounted.write("changed", WRITE, 0, b"new").await;
+    let pusher = pusher(&lab, &mounted);
+    let pushed = push(&pusher).await;
+    assert_eq!(pushed.files, 1);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+    // Readers are no writers.
+    let ino = mounted.ino("changed").await;
+    mounted.0.open(ino, READ).await.expect("opened");
+    assert_eq!(push(&pusher).await, Pushed::default());
+}

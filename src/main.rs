@@ -5,6 +5,8 @@ mod cli;
 mod commands;
 mod control;
 mod frontends;
+#[expect(dead_code, reason = "the jobs that run on it come next")]
+mod jobs;
 mod log;
 mod mount_points;
 mod mounts;

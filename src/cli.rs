@@ -55,6 +55,8 @@ pub(crate) enum Command {
     /// Only new content is sent to the stor of the mount; what did not change is not even fetched. The mount and its local
     /// changes stay as they are.
     Commit(CommitArgs),
+    /// Sends what is new in a mount of mode RW to its stor now, and publishes the tree if its config says so.
+    Push(PushArgs),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -202,6 +204,16 @@ pub(crate) struct CommitArgs {
     /// Version number for the header of the flist [default: one more than that of the flist which is mounted, if it has one].
     #[arg(long)]
     pub(crate) version: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
 
     /// Print the result as JSON.
     #[arg(long)]

@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod flist;
 pub(crate) mod mount;
 pub(crate) mod pack;
+pub(crate) mod push;
 pub(crate) mod serve;
 pub(crate) mod stor;
 pub(crate) mod umount;

@@ -5,7 +5,6 @@ mod cli;
 mod commands;
 mod control;
 mod frontends;
-#[expect(dead_code, reason = "the jobs that run on it come next")]
 mod jobs;
 mod log;
 mod mount_points;
@@ -13,6 +12,7 @@ mod mounts;
 mod names;
 mod output;
 mod progress;
+mod push;
 mod signals;
 
 use std::process::ExitCode;
@@ -54,6 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Umount(args)), _) => commands::umount::run(&args),
             (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
+            (Some(Command::Push(args)), _) => commands::push::run(args).await,
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),

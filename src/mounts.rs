@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
+use aysfs_engine::push::{Pushed, Pusher};
+use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::control::{Control, Served, Shows};
+use crate::jobs::Job;
 use crate::mount_points::{make_free, mounted_on};
+use crate::push::PushPlan;
 use crate::signals::Signals;
 use crate::{Refused, access};
 
@@ -38,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) deadline: Duration,
     pub(crate) frontend: &'static dyn Frontend,
     pub(crate) options: MountOptions,
+    /// Whether and when local changes are pushed.
+    pub(crate) push: Option<PushPlan>,
 }
 
 /// A plan whose flist is loaded and whose stors are open: mounting it can hardly fail any more.
@@ -46,12 +51,14 @@ struct Ready {
     entries: usize,
     fs: Arc<dyn Vfs>,
     shows: Shows,
+    pusher: Option<Arc<Pusher>>,
 }
 
 /// What is mounted.
 struct Mounted {
     point: PathBuf,
     mount: Box<dyn Mount>,
+    push: Mutex<Option<Job<Pushed>>>,
     /// Set when it is not mounted any more.
     is_gone: Arc<AtomicBool>,
 }
@@ -61,6 +68,11 @@ impl Mounted {
     async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
+        let push = self.push.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(push) = push {
+            // What is not pushed yet stays where it is, and is pushed when it is mounted again.
+            push.stop().await;
+        }
     }
 }
 
@@ -145,9 +157,9 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let (fs, shows) =
-                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, entries, plan })
+            let (fs, shows, pusher) =
+                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error])?;
+            Ok(Ready { fs, shows, pusher, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -159,15 +171,20 @@ fn show(
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     plan: &Plan,
-) -> Result<(Arc<dyn Vfs>, Shows), UpperError> {
-    let lower = AysFs::new(base, cache, stors);
+) -> anyhow::Result<(Arc<dyn Vfs>, Shows, Option<Arc<Pusher>>)> {
+    let lower = AysFs::new(base, cache, stors.clone());
     if plan.options.read_only {
-        return Ok((Arc::new(lower), Shows::Base));
+        return Ok((Arc::new(lower), Shows::Base, None));
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
+    let name = upper.name().to_owned();
     let overlay = Arc::new(Overlay::new(lower, upper)?);
+    let pusher = plan.push.as_ref().map(|push| {
+        let dir = plan.backend.join("push").join(name);
+        push.pusher(&overlay, dir, &plan.namespace, &stors)
+    });
     let shows = Shows::Changes(Arc::downgrade(&overlay));
-    Ok((overlay, shows))
+    Ok((overlay, shows, pusher.transpose()?))
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
@@ -226,14 +243,17 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows } in ready {
+    for Ready { plan, entries, fs, shows, pusher } in ready {
         let is_gone = Arc::<AtomicBool>::default();
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
         match one {
             Ok(mount) => {
-                mounted.push(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() });
+                let pushed = pusher.clone().zip(plan.push.as_ref());
+                let push = pushed.map(|(pusher, push)| push.start(pusher, &plan.point));
+                let (point, is_gone, push) = (plan.point.clone(), is_gone.clone(), Mutex::new(push));
+                mounted.push(Mounted { point, mount, push, is_gone });
             }
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
@@ -244,8 +264,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            let device = listed.device;
-            served.push(Served { point: plan.point, device, backend: plan.backend, shows, is_gone });
+            let (device, pusher) = (listed.device, pusher.as_ref().map(Arc::downgrade));
+            served.push(Served { point: plan.point, device, backend: plan.backend, shows, pusher, is_gone });
         }
     }
     Ok((mounted, served))

@@ -45,6 +45,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
         },
         deadline: access.deadline,
         frontend: frontend(args.lib),
+        push: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `aysfs -config FILE`: mounts everything that a config file names.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::Refused;
 use crate::commands::config;
 use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
+use crate::push::PushPlan;
 
 pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
     let config = config::load(file)?;
@@ -28,18 +30,36 @@ pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
             Err(error) => problems.push(format!("{}: {error:#}", mount.path.display())),
         }
     }
+    problems.extend(published_twice(&plans));
     if !problems.is_empty() {
         return Err(Refused(problems.join("\n       ")).into());
     }
     mounts::serve(plans).await
 }
 
+/// Mounts that would publish the same list in turn.
+fn published_twice(plans: &[Plan]) -> Vec<String> {
+    let mut first = BTreeMap::new();
+    let publishing = plans.iter().filter(|plan| plan.push.as_ref().is_some_and(|push| push.publish));
+    let twice = publishing.filter_map(|plan| {
+        let list = (plan.stors.first()?.url.as_str(), plan.namespace.to_string());
+        let other = *first.entry(list).or_insert(&plan.point);
+        (other != &plan.point).then(|| {
+            format!(
+                "{}: {} publishes its tree under the same namespace ({}): give one of them a backend with another namespace",
+                plan.point.display(),
+                other.display(),
+                plan.namespace
+            )
+        })
+    });
+    twice.collect()
+}
+
 /// What a config asks of this mount that this version does not do.
 fn without_effect(mount: &Mount) -> Vec<&'static str> {
     let backend = &mount.backend;
     let asked = [
-        ("upload", backend.upload),
-        ("publish", backend.publish),
         ("encrypted", backend.encryption.is_some()),
         ("cleanup_older_than", backend.cleanup_older_than.is_some()),
         ("cache_size", backend.cache_size.is_some()),
@@ -80,6 +100,11 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
                 Passthrough::Off => aysfs_vfs::Passthrough::Off,
             },
         },
+        push: (backend.upload && matches!(mount.mode, Mode::ReadWrite(_))).then(|| PushPlan {
+            schedule: backend.push_schedule.clone(),
+            publish: backend.publish,
+            log: backend.log.clone(),
+        }),
     })
 }
 

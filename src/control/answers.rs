@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Request};
+use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Pushed, Request, Waits};
 use super::server::{Answer, Served, Shows};
 use crate::mount_points::Device;
 use crate::names::shown;
@@ -38,6 +38,7 @@ pub(super) async fn answer(
         }
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
         Request::Commit { mount, name, version } => commit(find(mounts, mount)?, name, version, answer).await,
+        Request::Push { mount } => push(find(mounts, mount)?, answer).await,
     }
 }
 
@@ -124,18 +125,8 @@ async fn commit(
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
     let progress = Arc::<SendProgress>::default();
     let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
-    let mut job = std::pin::pin!(job);
-    let mut ticks = tokio::time::interval(REFRESH);
-    let committed = loop {
-        tokio::select! {
-            done = &mut job => break done.with_context(|| format!("cannot commit {point}"))?,
-            _ = ticks.tick() => answer.progress(Progress {
-                entries: progress.entries.load(Ordering::Relaxed),
-                bytes_found: progress.bytes_found.load(Ordering::Relaxed),
-                bytes_done: progress.bytes_done.load(Ordering::Relaxed),
-            }).await?,
-        }
-    };
+    let committed =
+        watched(job, &progress, answer).await?.with_context(|| format!("cannot commit {point}"))?;
     let flist_bytes = flist.metadata()?.len();
     (&flist).rewind()?;
     let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);
@@ -146,6 +137,44 @@ async fn commit(
     }
     let aysfs_engine::Committed { entries, files, reused, new_objects, new_bytes } = committed;
     Ok(serde_json::to_value(Committed { entries, files, reused, new_objects, new_bytes, flist_bytes })?)
+}
+
+async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
+    let point = mount.point.display();
+    let Some(pusher) = &mount.pusher else {
+        bail!("{point} is not pushed: that takes mode = \"RW\" and upload = true in its config");
+    };
+    let pusher = pusher.upgrade().with_context(|| format!("{point} is not mounted any more"))?;
+    let progress = Arc::<SendProgress>::default();
+    let job = pusher.round(&progress);
+    let pushed = watched(job, &progress, answer).await?.with_context(|| format!("cannot push {point}"))?;
+    let aysfs_engine::push::Pushed { files, new_objects, new_bytes, version, published, waiting } = pushed;
+    for file in &waiting {
+        let path = format!("/{}", shown(&file.path));
+        answer.item(&Waits { path, why: file.why.clone().unwrap_or_default() }).await?;
+    }
+    let waiting = waiting.len() as u64;
+    Ok(serde_json::to_value(Pushed { files, new_objects, new_bytes, version, published, waiting })?)
+}
+
+/// Tells how far a job is until it is done.
+async fn watched<T>(
+    job: impl Future<Output = T>,
+    progress: &SendProgress,
+    answer: &mut Answer,
+) -> anyhow::Result<T> {
+    let mut job = std::pin::pin!(job);
+    let mut ticks = tokio::time::interval(REFRESH);
+    loop {
+        tokio::select! {
+            done = &mut job => return Ok(done),
+            _ = ticks.tick() => answer.progress(Progress {
+                entries: progress.entries.load(Ordering::Relaxed),
+                bytes_found: progress.bytes_found.load(Ordering::Relaxed),
+                bytes_done: progress.bytes_done.load(Ordering::Relaxed),
+            }).await?,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +193,7 @@ mod tests {
             device: device.parse().expect("a device"),
             backend: "/backend".into(),
             shows,
+            pusher: None,
             is_gone: Arc::new(AtomicBool::new(is_gone)),
         };
         let mounts = [

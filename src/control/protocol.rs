@@ -29,6 +29,8 @@ pub(crate) enum Request {
     Diff { mount: Device },
     /// The tree as a new flist. The caller writes it: with his rights, not with those of the one who mounted.
     Commit { mount: Device, name: Option<String>, version: Option<u64> },
+    /// Sends what is new to the stor now.
+    Push { mount: Device },
 }
 
 /// What is answered.
@@ -101,6 +103,26 @@ pub(crate) struct Committed {
     pub(crate) flist_bytes: u64,
 }
 
+/// One item of [`Request::Push`]: a file that has to wait.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Waits {
+    pub(crate) path: String,
+    pub(crate) why: String,
+}
+
+/// The result of [`Request::Push`], as the command prints it too.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pushed {
+    pub(crate) files: u64,
+    pub(crate) new_objects: u64,
+    pub(crate) new_bytes: u64,
+    /// Of the flist, if it is another one than before.
+    pub(crate) version: Option<u64>,
+    pub(crate) published: bool,
+    /// How many files have to wait.
+    pub(crate) waiting: u64,
+}
+
 /// A line that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
@@ -161,8 +183,8 @@ mod tests {
             (
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
-                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit` at line 1 \
-                 column 19",
+                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push` at line \
+                 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
+use aysfs_engine::push::Pusher;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -30,6 +31,8 @@ pub(crate) struct Served {
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
     pub(crate) shows: Shows,
+    /// What pushes its local changes, as long as it is mounted.
+    pub(crate) pusher: Option<Weak<Pusher>>,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
 }

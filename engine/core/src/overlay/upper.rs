@@ -4,6 +4,7 @@
 //! made: what takes more than one step is made in the work directory and renamed. What a crash leaves in the work directory is
 //! removed at the next start.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -144,6 +145,11 @@ impl Upper {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it is called among those of its backend.
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().expect("it is a name in a directory of uppers")
     }
 
     /// Whether it is new, and its root as it was made.

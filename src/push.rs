@@ -1,0 +1,58 @@
+//! Pushing the local changes of a mount on a schedule.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aysfs_config::Schedule;
+use aysfs_engine::push::{PushError, Pushed, Pusher, PusherOptions};
+use aysfs_engine::{Destination, Overlay};
+use aysfs_store::{Mirror, Namespace};
+use tracing::info;
+
+use crate::jobs::{Job, WallClock};
+
+/// How the changes of a mount are pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct PushPlan {
+    pub(crate) schedule: Schedule,
+    /// Whether the tree is published as a flist.
+    pub(crate) publish: bool,
+    /// The transaction log.
+    pub(crate) log: PathBuf,
+}
+
+impl PushPlan {
+    /// What pushes the changes of `overlay`; `dir` is where it keeps what it has to know.
+    pub(crate) fn pusher(
+        &self,
+        overlay: &Overlay,
+        dir: PathBuf,
+        namespace: &Namespace,
+        stors: &Mirror,
+    ) -> Result<Arc<Pusher>, PushError> {
+        let options = PusherOptions {
+            dir,
+            namespace: namespace.clone(),
+            publish: self.publish,
+            destination: Destination::new(stors.first().name(), b""),
+            log: self.log.clone(),
+        };
+        Pusher::open(overlay.clone(), options).map(Arc::new)
+    }
+
+    /// Pushes whenever it is time.
+    pub(crate) fn start(&self, pusher: Arc<Pusher>, point: &Path) -> Job<Pushed> {
+        let point = point.to_owned();
+        Job::start("push", self.schedule.clone(), WallClock, move || {
+            let (pusher, point) = (pusher.clone(), point.clone());
+            async move {
+                let pushed = pusher.run().await?;
+                if let Some(version) = pushed.version {
+                    let Pushed { files, new_objects, new_bytes, .. } = pushed;
+                    info!(files, new_objects, new_bytes, version, "pushed {}", point.display());
+                }
+                Ok(pushed)
+            }
+        })
+    }
+}

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
+use aysfs_store::crypt::{PublicKey, Sealing};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 use crate::control::{Control, Served, Shows};
 use crate::mount_points::{make_free, mounted_on};
 use crate::signals::Signals;
-use crate::{Refused, access};
+use crate::{Refused, access, keys};
 
 /// How long a mount that is busy is given to become free before it is detached.
 const GRACE: Duration = Duration::from_secs(2);
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) point: PathBuf,
     /// The base; without one, an empty tree.
     pub(crate) flist: Option<Request>,
+    /// Whom new content and new flists are encrypted for, besides those that the flist is encrypted for.
+    pub(crate) recipients: Vec<PublicKey>,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -45,6 +48,7 @@ struct Ready {
     entries: usize,
     fs: Arc<dyn Vfs>,
     shows: Shows,
+    sealing: Option<Sealing>,
 }
 
 /// What is mounted.
@@ -134,9 +138,14 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
+            let sealing = keys::sealing(base.sealing(), &plan.recipients).map_err(|error| vec![error])?;
+            let stors = match &sealing {
+                Some(sealing) => stors.with_secret(sealing.secret().clone()),
+                None => stors,
+            };
             let (fs, shows) =
                 show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, entries, plan })
+            Ok(Ready { fs, shows, sealing, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -215,7 +224,7 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows } in ready {
+    for Ready { plan, entries, fs, shows, sealing } in ready {
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
@@ -230,7 +239,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            served.push(Served { point: plan.point, device: listed.device, backend: plan.backend, shows });
+            let Plan { point, backend, .. } = plan;
+            served.push(Served { point, device: listed.device, backend, shows, sealing });
         }
     }
     Ok((mounted, served))

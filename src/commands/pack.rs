@@ -1,12 +1,15 @@
 //! `aysfs pack`: a directory becomes a flist, and objects in a stor.
 
-use std::io::BufWriter;
+use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anyhow::Context;
 use aysfs_engine::pack::{self, Options, Progress, Summary};
 use aysfs_flist::{Dialect, Header};
+use aysfs_store::crypt::{Sealing, is_sealed};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use tracing::warn;
@@ -15,7 +18,7 @@ use crate::Refused;
 use crate::access::Access;
 use crate::cli::{Format, PackArgs};
 use crate::output::Output;
-use crate::progress;
+use crate::{keys, progress};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -39,6 +42,13 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         let message = "--name and --version are for v2: a v1 flist has no header";
         return Err(Refused(message.into()).into());
     }
+    let sealing = sealing(&args)?;
+    if dialect != Dialect::V2 && sealing.is_some() {
+        return Err(Refused(
+            "--encrypt-for and --secret-of are for v2: v1 is read by clients of the old system".into(),
+        )
+        .into());
+    }
     let output = Output::new(&args.output)?;
     let options = Options {
         dialect,
@@ -49,13 +59,20 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
             ..Header::default()
         },
         exclude: args.exclude,
+        secret: sealing.as_ref().map(|sealing| sealing.secret().clone()),
         spool: output.directory().to_owned(),
     };
 
     let stor = access.open()?;
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
-    let job = pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(output.file()), &progress);
+    // A list that is to be encrypted is in memory until then: no disk sees its names.
+    let mut clear = Vec::new();
+    let flist: Box<dyn Write + '_> = match &sealing {
+        Some(_) => Box::new(&mut clear),
+        None => Box::new(BufWriter::new(output.file())),
+    };
+    let job = pack::pack(&args.dir, stor.as_ref(), &options, flist, &progress);
     let summary = progress::watch(
         progress::bar("packing"),
         move |bar| {
@@ -66,8 +83,24 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         job,
     )
     .await?;
+    if let Some(sealing) = &sealing {
+        sealing.seal(&clear, BufWriter::new(output.file()))?;
+    }
     output.publish()?;
     report(&summary, &args.output, args.json)
+}
+
+/// Whom the flist and its content are encrypted for, and with what; `None`: they are not.
+fn sealing(args: &PackArgs) -> anyhow::Result<Option<Sealing>> {
+    let recipients = keys::public(&args.encrypt_for)?;
+    let Some(flist) = &args.secret_of else { return keys::sealing(None, &recipients) };
+    let bytes = fs::read(flist).with_context(|| format!("cannot read {}", flist.display()))?;
+    if !is_sealed(&bytes) {
+        return Err(Refused(format!("--secret-of: {} is not encrypted", flist.display())).into());
+    }
+    let (_, sealing) = Sealing::open(&bytes, &keys::private(args.key.as_deref())?)
+        .map_err(|error| Refused(format!("--secret-of: cannot open {}: {error}", flist.display())))?;
+    keys::sealing(Some(&sealing), &recipients)
 }
 
 fn report(summary: &Summary, flist: &Path, json: bool) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! What each request is answered with.
 
-use std::io::{BufWriter, Seek};
+use std::io::{BufWriter, Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -122,8 +122,14 @@ async fn commit(
     let flist = tempfile::tempfile_in(&mount.backend)
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
     let progress = Arc::<CommitProgress>::default();
-    let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
-    let mut job = std::pin::pin!(job);
+    // A list that is to be encrypted is in memory until then: no disk sees its names.
+    let mut clear = Vec::new();
+    let out: Box<dyn Write + Send + '_> = match &mount.sealing {
+        Some(_) => Box::new(&mut clear),
+        None => Box::new(BufWriter::new(flist.try_clone()?)),
+    };
+    let job = changes.commit(&options, out, &progress);
+    let mut job = Box::pin(job);
     let mut ticks = tokio::time::interval(REFRESH);
     let committed = loop {
         tokio::select! {
@@ -135,6 +141,10 @@ async fn commit(
             }).await?,
         }
     };
+    drop(job);
+    if let Some(sealing) = &mount.sealing {
+        sealing.seal(&clear, BufWriter::new(flist.try_clone()?))?;
+    }
     let flist_bytes = flist.metadata()?.len();
     (&flist).rewind()?;
     let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);

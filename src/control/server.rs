@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
+use aysfs_store::crypt::Sealing;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -29,6 +30,8 @@ pub(crate) struct Served {
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
     pub(crate) shows: Shows,
+    /// What a committed flist is encrypted with, if it is.
+    pub(crate) sealing: Option<Sealing>,
 }
 
 /// What a mount shows.

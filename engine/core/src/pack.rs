@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{Dialect, Header, Kind, WriteError, Writer};
+use aysfs_store::crypt::Secret;
 use aysfs_store::{Store, StoreError};
 
 use self::upload::{Form, Job, To, UploadError, copy_to_links, open_path};
@@ -25,6 +26,8 @@ pub struct Options {
     pub header: Header,
     /// Patterns of what to leave out, as in a `.gitignore`: `site-packages`, `*.pyc`, `/cache/`, `!keep.pyc`.
     pub exclude: Vec<String>,
+    /// What the objects of a v2 flist are encrypted with, if they are. The flist itself is not: that is up to who gets it.
+    pub secret: Option<Secret>,
     /// Where the stored form of a large file is kept until it is sent.
     pub spool: PathBuf,
 }
@@ -129,6 +132,7 @@ pub async fn pack(
     }
     let job = Job {
         form: Form::of(options.dialect),
+        secret: options.secret.clone(),
         spool: options.spool.clone(),
         to: To::One(stor),
         bytes_done: &progress.bytes_done,

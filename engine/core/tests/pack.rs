@@ -56,6 +56,7 @@ async fn pack_with(
         dialect,
         header: Header::default(),
         exclude: exclude.iter().map(|&pattern| pattern.into()).collect(),
+        secret: None,
         spool: spool.path().into(),
     };
     let progress = Arc::new(pack::Progress::default());

@@ -1,7 +1,7 @@
 //! The tree that is shown, as a new flist: base and local changes in one.
 //!
 //! What did not change is taken over from the base, content included, and nothing of it is fetched. New content is sent to the
-//! stors of the mount, as [`pack`](crate::pack) does it. The local changes themselves stay as they are.
+//! stors of the mount, as [`pack`](crate::pack) does it, encrypted if the mount has a secret for it. The local changes themselves stay as they are.
 //!
 //! # While others write
 //!
@@ -136,6 +136,7 @@ impl Overlay {
         let inner = self.0.clone();
         let job = Job {
             form: Form::V2,
+            secret: self.0.w.lower.stors().secret().cloned(),
             spool: options.spool.clone(),
             to: To::All(self.0.w.lower.stors()),
             bytes_done: &progress.bytes_done,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aysfs_flist::{Content, Dialect, Entry, Kind, ObjectKey};
 use aysfs_store::codec::{self, Compression};
+use aysfs_store::crypt::Secret;
 use aysfs_store::{Key, Upload};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -96,17 +97,18 @@ pub(super) struct Object {
 }
 
 /// Reads the file that `open` opens and makes its object; `path` is what messages call it, `spool` a directory for what is too
-/// large for memory.
+/// large for memory. Objects of v2 are encrypted with `secret`, if there is one.
 pub(super) fn encode(
     path: &Path,
     open: impl Fn() -> io::Result<Option<File>>,
     form: Form,
+    secret: Option<&Secret>,
     spool: &Path,
 ) -> Result<Object, UploadError> {
     read_stable(path, open, |file, size| match form {
         Form::V1 => encode_v1(file, size, spool),
-        Form::V2 if size <= IN_MEMORY => encode_small(file),
-        Form::V2 => encode_large(file, spool),
+        Form::V2 if size <= IN_MEMORY => encode_small(file, secret),
+        Form::V2 => encode_large(file, secret, spool),
     })
 }
 
@@ -166,18 +168,18 @@ struct Stored {
     upload: Upload,
 }
 
-fn encode_small(file: &File) -> io::Result<Stored> {
+fn encode_small(file: &File, secret: Option<&Secret>) -> io::Result<Stored> {
     let mut plain = Vec::new();
     // One byte more than there should be shows that the file has grown.
     file.take(IN_MEMORY + 1).read_to_end(&mut plain)?;
-    let stored = codec::encode(&plain, Compression::default());
+    let stored = codec::encode(&plain, Compression::default(), secret);
     let (sha256, key) = (Sha256::digest(&plain).into(), Sha256::digest(&stored).into());
     Ok(Stored::object(plain.len() as u64, sha256, key, Upload::Bytes(stored.into())))
 }
 
-fn encode_large(file: &mut File, spool: &Path) -> io::Result<Stored> {
+fn encode_large(file: &mut File, secret: Option<&Secret>, spool: &Path) -> io::Result<Stored> {
     let mut stored = tempfile::tempfile_in(spool)?;
-    let encoded = codec::encode_file(file, &mut stored, Compression::default())?;
+    let encoded = codec::encode_file(file, &mut stored, Compression::default(), secret)?;
     let upload = Upload::File { file: Arc::new(stored), length: encoded.stored };
     Ok(Stored::object(encoded.size, encoded.id, encoded.key, upload))
 }
@@ -233,7 +235,7 @@ mod tests {
             || open_path(&path),
             |file, _| {
                 reads += 1;
-                let stored = encode_small(file);
+                let stored = encode_small(file, None);
                 if reads == 1 {
                     append(&path);
                 }
@@ -256,7 +258,7 @@ mod tests {
             |file, _| {
                 reads += 1;
                 append(&path);
-                encode_small(file)
+                encode_small(file, None)
             },
         );
         let error = refused.expect_err("never stable");
@@ -267,7 +269,8 @@ mod tests {
     #[test]
     fn a_file_that_only_seems_unchanged_is_refused() {
         let (_dir, path) = file(b"one");
-        let shorter = |file: &mut File, _| encode_small(file).map(|stored| Stored { size: 2, ..stored });
+        let shorter =
+            |file: &mut File, _| encode_small(file, None).map(|stored| Stored { size: 2, ..stored });
         assert!(matches!(read_stable(&path, || open_path(&path), shorter), Err(UploadError::Changing(_))));
     }
 
@@ -280,13 +283,13 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("made");
         for path in [&link, &fifo, &dir.path().to_owned()] {
             for form in [Form::V1, Form::V2] {
-                let refused = encode(path, || open_path(path), form, dir.path());
+                let refused = encode(path, || open_path(path), form, None, dir.path());
                 let refused = refused.expect_err("no regular file");
                 assert!(matches!(&refused, UploadError::Changing(of) if of == path), "{refused:?}");
             }
         }
         let gone = dir.path().join("gone");
-        let gone = encode(&gone, || open_path(&gone), Form::V2, dir.path()).expect_err("not there");
+        let gone = encode(&gone, || open_path(&gone), Form::V2, None, dir.path()).expect_err("not there");
         assert!(matches!(gone, UploadError::Read { .. }), "{gone:?}");
     }
 
@@ -296,8 +299,9 @@ mod tests {
         let sparse = OpenOptions::new().write(true).open(&path).expect("there");
         sparse.set_len(8 << 20).expect("resizable");
         std::os::unix::fs::FileExt::write_all_at(&sparse, &[1; 4096], 4 << 20).expect("written");
-        let data =
-            |path: &Path| encode(path, || open_path(path), Form::V2, dir.path()).expect("encoded").file.data;
+        let data = |path: &Path| {
+            encode(path, || open_path(path), Form::V2, None, dir.path()).expect("encoded").file.data
+        };
         let only = std::iter::once((4 << 20)..(4 << 20) + 4096);
         assert_eq!(data(&path), Some(only.collect()));
         sparse.set_len(0).and_then(|()| sparse.set_len(1 << 20)).expect("resizable");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aysfs_flist::{Entry, Kind};
+use aysfs_store::crypt::Secret;
 use aysfs_store::{Key, Mirror, Store, StoreError, Stored, Upload};
 use futures::future::{ready, try_join_all};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -98,6 +99,8 @@ pub(crate) struct Summary {
 /// How content is stored.
 pub(crate) struct Job<'a> {
     pub(crate) form: Form,
+    /// What objects of v2 are encrypted with, if they are.
+    pub(crate) secret: Option<Secret>,
     /// Where the stored form of a large file is kept until it is sent.
     pub(crate) spool: PathBuf,
     pub(crate) to: To<'a>,
@@ -124,9 +127,11 @@ impl Job<'_> {
             stream::iter((0..all.len()).filter(|&position| form.needs_object(&all[position])))
                 .map(|position| {
                     let (path, spool, open) = (all[position].path.clone(), self.spool.clone(), open.clone());
+                    let secret = self.secret.clone();
                     blocking(move || {
                         let shown = Path::new(OsStr::from_bytes(&path));
-                        let object = content::encode(shown, || open(position, &path), form, &spool)?;
+                        let object =
+                            content::encode(shown, || open(position, &path), form, secret.as_ref(), &spool)?;
                         Ok((position, object))
                     })
                 })

@@ -1,0 +1,124 @@
+//! What a tenant's content is sealed with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hkdf::Hkdf;
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// 32 random bytes, from which each content and each list has a key of its own. Clones are the same bytes in memory,
+/// which are overwritten when the last one is dropped.
+#[derive(Clone)]
+pub struct Secret(Arc<Zeroizing<[u8; Self::LENGTH]>>);
+
+/// A key for one thing.
+pub(super) type Derived = Zeroizing<[u8; 32]>;
+
+/// The system has no random bytes to give.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes: {0}")]
+pub struct NoRandomness(#[source] rustix::io::Errno);
+
+impl Secret {
+    /// Its length in bytes.
+    pub(super) const LENGTH: usize = 32;
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn generate() -> Result<Self, NoRandomness> {
+        Ok(Self(Arc::new(random()?)))
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut secret = Zeroizing::new([0; Self::LENGTH]);
+        if bytes.len() != secret.len() {
+            return None;
+        }
+        secret.copy_from_slice(bytes);
+        Some(Self(Arc::new(secret)))
+    }
+
+    /// The bytes, to be wrapped for a recipient and for nothing else.
+    pub(super) fn expose(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+
+    /// The key of a chunk with this content.
+    pub(crate) fn of_chunk(&self, sha256: &[u8; 32]) -> Derived {
+        self.derive(b"aysfs chunk 1", sha256)
+    }
+
+    /// The key of a list with this header.
+    pub(super) fn of_list(&self, header: &[u8; 32]) -> Derived {
+        self.derive(b"aysfs flist 1", header)
+    }
+
+    fn derive(&self, purpose: &[u8], of: &[u8; 32]) -> Derived {
+        let mut key = Derived::default();
+        Hkdf::<Sha256>::new(None, self.expose())
+            .expand_multi_info(&[purpose, of], &mut key[..])
+            .expect("HKDF gives up to 255 times 32 bytes");
+        key
+    }
+}
+
+/// Random bytes from the system.
+pub(super) fn random<const LENGTH: usize>() -> Result<Zeroizing<[u8; LENGTH]>, NoRandomness> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    let mut filled = 0;
+    while filled < LENGTH {
+        match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
+            Ok(more) => filled += more,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(NoRandomness(error)),
+        }
+    }
+    Ok(bytes)
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose().ct_eq(other.expose()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::from_bytes(&[0x61; 32]).expect("32 bytes");
+        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
+    }
+
+    #[test]
+    fn every_content_and_every_purpose_has_a_key_of_its_own() {
+        let (one, other) = (Secret::generate().expect("random"), Secret::generate().expect("random"));
+        assert_ne!(one, other);
+        assert_eq!(one.of_chunk(&[1; 32]), one.clone().of_chunk(&[1; 32]));
+        assert_ne!(one.of_chunk(&[1; 32]), one.of_chunk(&[2; 32]));
+        assert_ne!(one.of_chunk(&[1; 32]), one.of_list(&[1; 32]));
+        assert_ne!(one.of_chunk(&[1; 32]), other.of_chunk(&[1; 32]));
+    }
+
+    #[test]
+    fn a_secret_has_one_length() {
+        for length in [0, 31, 33] {
+            assert_eq!(Secret::from_bytes(&vec![0; length]), None);
+        }
+    }
+}

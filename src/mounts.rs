@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
-use aysfs_store::crypt::{PublicKey, Sealing};
+use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
@@ -48,13 +49,22 @@ struct Ready {
     entries: usize,
     fs: Arc<dyn Vfs>,
     shows: Shows,
-    sealing: Option<Sealing>,
 }
 
 /// What is mounted.
 struct Mounted {
     point: PathBuf,
     mount: Box<dyn Mount>,
+    /// Set when it is not mounted any more.
+    is_gone: Arc<AtomicBool>,
+}
+
+impl Mounted {
+    /// Returns when it is not mounted any more.
+    async fn unmounted(&self) {
+        self.mount.unmounted().await;
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
@@ -71,7 +81,7 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
     let _control = Control::start(served).await;
     info!("all mounts are up");
 
-    let all_gone = futures::future::join_all(mounted.iter().map(|one| one.mount.unmounted()));
+    let all_gone = futures::future::join_all(mounted.iter().map(Mounted::unmounted));
     tokio::select! {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
@@ -139,13 +149,9 @@ async fn prepare_one(
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
             let sealing = keys::sealing(base.sealing(), &plan.recipients).map_err(|error| vec![error])?;
-            let stors = match &sealing {
-                Some(sealing) => stors.with_secret(sealing.secret().clone()),
-                None => stors,
-            };
-            let (fs, shows) =
-                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, sealing, entries, plan })
+            let stors = Arc::new(stors.sealed_with(sealing));
+            let (fs, shows) = show(base, cache, stors, &plan).map_err(|error| vec![error.into()])?;
+            Ok(Ready { fs, shows, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -224,12 +230,15 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows, sealing } in ready {
+    for Ready { plan, entries, fs, shows } in ready {
+        let is_gone = Arc::<AtomicBool>::default();
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
         match one {
-            Ok(mount) => mounted.push(Mounted { point: plan.point.clone(), mount }),
+            Ok(mount) => {
+                mounted.push(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() });
+            }
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
@@ -239,8 +248,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            let Plan { point, backend, .. } = plan;
-            served.push(Served { point, device: listed.device, backend, shows, sealing });
+            let device = listed.device;
+            served.push(Served { point: plan.point, device, backend: plan.backend, shows, is_gone });
         }
     }
     Ok((mounted, served))
@@ -248,8 +257,10 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
 
 async fn unmount_all(mounted: &[Mounted]) -> anyhow::Result<()> {
     // Inner mounts first.
-    for Mounted { point, mount } in mounted.iter().rev() {
-        unmount(point, mount.as_ref()).await?;
+    for one in mounted.iter().rev() {
+        unmount(&one.point, one.mount.as_ref()).await?;
+        // At once, if it is.
+        one.unmounted().await;
     }
     Ok(())
 }

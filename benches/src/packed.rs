@@ -24,7 +24,7 @@ pub async fn make(tree: &Path, stor: Url, flist: &Path) {
         dialect: Dialect::V2,
         header: Header::default(),
         exclude: Vec::new(),
-        secret: None,
+        sealing: None,
         spool: flist.parent().expect("a file is in a directory").into(),
     };
     let stor = open(&StorOptions::new(stor));

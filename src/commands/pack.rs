@@ -1,7 +1,7 @@
 //! `aysfs pack`: a directory becomes a flist, and objects in a stor.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,20 +59,15 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
             ..Header::default()
         },
         exclude: args.exclude,
-        secret: sealing.as_ref().map(|sealing| sealing.secret().clone()),
+        sealing,
         spool: output.directory().to_owned(),
     };
 
     let stor = access.open()?;
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
-    // A list that is to be encrypted is in memory until then: no disk sees its names.
-    let mut clear = Vec::new();
-    let flist: Box<dyn Write + '_> = match &sealing {
-        Some(_) => Box::new(&mut clear),
-        None => Box::new(BufWriter::new(output.file())),
-    };
-    let job = pack::pack(&args.dir, stor.as_ref(), &options, flist, &progress);
+    let job =
+        pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(output.file().try_clone()?), &progress);
     let summary = progress::watch(
         progress::bar("packing"),
         move |bar| {
@@ -83,9 +78,6 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         job,
     )
     .await?;
-    if let Some(sealing) = &sealing {
-        sealing.seal(&clear, BufWriter::new(output.file()))?;
-    }
     output.publish()?;
     report(&summary, &args.output, args.json)
 }

@@ -42,10 +42,7 @@ pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
         mounts::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,
     );
 
-    let stors = Arc::new(match base.sealing() {
-        Some(sealing) => stors.with_secret(sealing.secret().clone()),
-        None => stors,
-    });
+    let stors = Arc::new(stors.sealed_with(base.sealing().cloned()));
 
     let done = Arc::<Progress>::default();
     let (shown, total) = (done.clone(), base.index().total_size());

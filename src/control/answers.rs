@@ -1,6 +1,6 @@
 //! What each request is answered with.
 
-use std::io::{BufWriter, Seek, Write};
+use std::io::{BufWriter, Seek};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,7 +32,8 @@ pub(super) async fn answer(
 ) -> anyhow::Result<Value> {
     match request {
         Request::Mounts {} => {
-            let mounts = mounts.iter().map(|mount| mount.device).collect();
+            let mounts = mounts.iter().filter(|mount| mount.is_mounted());
+            let mounts = mounts.map(|mount| mount.device).collect();
             Ok(serde_json::to_value(Mounts { mounts })?)
         }
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
@@ -43,7 +44,7 @@ pub(super) async fn answer(
 fn find(mounts: &[Served], device: Device) -> anyhow::Result<&Served> {
     mounts
         .iter()
-        .find(|mount| mount.device == device)
+        .find(|mount| mount.device == device && mount.is_mounted())
         .with_context(|| format!("mount {device} is not served here"))
 }
 
@@ -122,14 +123,8 @@ async fn commit(
     let flist = tempfile::tempfile_in(&mount.backend)
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
     let progress = Arc::<CommitProgress>::default();
-    // A list that is to be encrypted is in memory until then: no disk sees its names.
-    let mut clear = Vec::new();
-    let out: Box<dyn Write + Send + '_> = match &mount.sealing {
-        Some(_) => Box::new(&mut clear),
-        None => Box::new(BufWriter::new(flist.try_clone()?)),
-    };
-    let job = changes.commit(&options, out, &progress);
-    let mut job = Box::pin(job);
+    let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
+    let mut job = std::pin::pin!(job);
     let mut ticks = tokio::time::interval(REFRESH);
     let committed = loop {
         tokio::select! {
@@ -141,10 +136,6 @@ async fn commit(
             }).await?,
         }
     };
-    drop(job);
-    if let Some(sealing) = &mount.sealing {
-        sealing.seal(&clear, BufWriter::new(flist.try_clone()?))?;
-    }
     let flist_bytes = flist.metadata()?.len();
     (&flist).rewind()?;
     let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);
@@ -155,4 +146,38 @@ async fn commit(
     }
     let aysfs_engine::Committed { entries, files, reused, new_objects, new_bytes } = committed;
     Ok(serde_json::to_value(Committed { entries, files, reused, new_objects, new_bytes, flist_bytes })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_mounted_any_more_is_not_served() {
+        let served = |device: &str, shows, is_gone| Served {
+            point: "/mnt".into(),
+            device: device.parse().expect("a device"),
+            backend: "/backend".into(),
+            shows,
+            is_gone: Arc::new(AtomicBool::new(is_gone)),
+        };
+        let mounts = [
+            served("0:1", Shows::Base, false),
+            served("0:2", Shows::Base, true),
+            served("0:3", Shows::Changes(Weak::new()), false),
+        ];
+        let (_client, stream) = UnixStream::pair().expect("sockets");
+        let mut to = Answer::new(stream.into_split().1);
+        let told = answer(Request::Mounts {}, &mounts, &mut to).await.expect("told");
+        assert_eq!(told, serde_json::json!({ "mounts": ["0:1"] }));
+        for (mount, is_served) in [("0:1", true), ("0:2", false), ("0:3", false)] {
+            let mount = mount.parse().expect("a device");
+            assert_eq!(answer(Request::Diff { mount }, &mounts, &mut to).await.is_ok(), is_served);
+        }
+    }
 }

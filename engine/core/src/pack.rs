@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aysfs_flist::{Dialect, Header, Kind, WriteError, Writer};
-use aysfs_store::crypt::Secret;
+use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
+use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
 
-use self::upload::{Form, Job, To, UploadError, copy_to_links, open_path};
+use self::upload::{Form, Job, MappedStores, To, UploadError, copy_to_links, open_path};
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -26,8 +26,8 @@ pub struct Options {
     pub header: Header,
     /// Patterns of what to leave out, as in a `.gitignore`: `site-packages`, `*.pyc`, `/cache/`, `!keep.pyc`.
     pub exclude: Vec<String>,
-    /// What the objects of a v2 flist are encrypted with, if they are. The flist itself is not: that is up to who gets it.
-    pub secret: Option<Secret>,
+    /// What a v2 flist and its objects are encrypted with, if they are.
+    pub sealing: Option<Sealing>,
     /// Where the stored form of a large file is kept until it is sent.
     pub spool: PathBuf,
 }
@@ -78,7 +78,17 @@ pub enum PackError {
     #[error("cannot store content")]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Flist(#[from] WriteError),
+    Flist(#[from] ListError),
+}
+
+/// Why a flist could not be written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ListError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("cannot encrypt the flist")]
+    Seal(#[from] SealedError),
 }
 
 impl From<UploadError> for PackError {
@@ -99,7 +109,7 @@ pub async fn pack(
     root: &Path,
     stor: &dyn Store,
     options: &Options,
-    flist: impl Write,
+    flist: impl Write + Send + 'static,
     progress: &Arc<Progress>,
 ) -> Result<Summary, PackError> {
     if !root.is_dir() {
@@ -132,8 +142,9 @@ pub async fn pack(
     }
     let job = Job {
         form: Form::of(options.dialect),
-        secret: options.secret.clone(),
+        secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
         spool: options.spool.clone(),
+        mapped_stores: MappedStores::Missed,
         to: To::One(stor),
         bytes_done: &progress.bytes_done,
     };
@@ -144,15 +155,40 @@ pub async fn pack(
     summary.bytes = stored.bytes;
     summary.new_objects = stored.new_objects;
     summary.new_bytes = stored.new_bytes;
-    copy_to_links(&mut entries);
     summary.entries = entries.len() as u64;
+    let (dialect, header, sealing) = (options.dialect, options.header.clone(), options.sealing.clone());
+    blocking(move || Ok(write(entries, flist, dialect, &header, sealing.as_ref())?)).await?;
+    Ok(summary)
+}
 
-    let mut writer = Writer::new(flist, options.dialect, &options.header)?;
-    for entry in &entries {
+/// Writes the list of all entries; with a sealing, encrypted.
+pub(crate) fn write(
+    mut entries: Vec<Entry>,
+    flist: impl Write,
+    dialect: Dialect,
+    header: &Header,
+    sealing: Option<&Sealing>,
+) -> Result<(), ListError> {
+    copy_to_links(&mut entries);
+    let Some(sealing) = sealing else { return Ok(write_clear(&entries, flist, dialect, header)?) };
+    // In memory, so that no disk sees its names.
+    let mut clear = Vec::new();
+    write_clear(&entries, &mut clear, dialect, header)?;
+    Ok(sealing.seal(&clear, flist)?)
+}
+
+fn write_clear(
+    entries: &[Entry],
+    flist: impl Write,
+    dialect: Dialect,
+    header: &Header,
+) -> Result<(), WriteError> {
+    let mut writer = Writer::new(flist, dialect, header)?;
+    for entry in entries {
         writer.entry(entry)?;
     }
     writer.finish()?;
-    Ok(summary)
+    Ok(())
 }
 
 /// Runs what would hold up others on a thread of its own.

@@ -3,7 +3,7 @@
 //! The order is that of the configuration, except that a stor that failed stands back for a while, longer each time.
 //! Then normal use tries it again: nothing probes it.
 //!
-//! A mirror also knows the secret with which content is encrypted before it goes there, if it is: stors never see it.
+//! A mirror also knows what is encrypted before it goes there, if anything is, and with what: stors never see that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 use tokio::time::Instant;
 
-use crate::crypt::Secret;
+use crate::crypt::{Sealing, Secret};
 use crate::{Fault, Key, Store, StoreError, Stored, Upload};
 
 /// How a read from a stor went, as the reader sees it who verified what came.
@@ -44,7 +44,7 @@ impl From<&Fault> for Outcome {
 pub struct Mirror {
     first: Member,
     others: Vec<Member>,
-    secret: Option<Secret>,
+    sealing: Option<Sealing>,
 }
 
 #[derive(Debug)]
@@ -94,17 +94,22 @@ impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
         let member = |store| Member { store, health: Mutex::default() };
-        Self { first: member(first), others: others.into_iter().map(member).collect(), secret: None }
+        Self { first: member(first), others: others.into_iter().map(member).collect(), sealing: None }
     }
 
-    /// The same, for content that is encrypted with this.
-    pub fn with_secret(self, secret: Secret) -> Self {
-        Self { secret: Some(secret), ..self }
+    /// The same, for what is encrypted with this, if anything is.
+    pub fn sealed_with(self, sealing: Option<Sealing>) -> Self {
+        Self { sealing, ..self }
     }
 
-    /// What new content is encrypted with; encrypted content that is there can be read with it.
+    /// What new flists are encrypted with, and their content.
+    pub fn sealing(&self) -> Option<&Sealing> {
+        self.sealing.as_ref()
+    }
+
+    /// What opens encrypted content that is there.
     pub fn secret(&self) -> Option<&Secret> {
-        self.secret.as_ref()
+        self.sealing().map(Sealing::secret)
     }
 
     /// The stor that counts when something is put.

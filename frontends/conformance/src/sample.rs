@@ -54,7 +54,7 @@ impl Sample<'_> {
             dialect: Dialect::V2,
             header: Header::default(),
             exclude: Vec::new(),
-            secret: None,
+            sealing: None,
             spool: self.0.to_owned(),
         };
         let flist = File::create(self.flist()).expect("a new file");

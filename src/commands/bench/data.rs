@@ -187,7 +187,7 @@ async fn pack_and_fill(layout: &Layout, say: impl Fn(&'static str)) -> anyhow::R
         dialect: Dialect::V2,
         header: Header::default(),
         exclude: Vec::new(),
-        secret: None,
+        sealing: None,
         spool: layout.dir().to_owned(),
     };
     let (stor, namespace) = layout.stor_options()?;

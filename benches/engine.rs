@@ -68,6 +68,7 @@ impl Mount {
             &mut Cursor::new(source_code(&mut Random(5), CACHED)),
             &mut object,
             Compression::default(),
+            None,
         )
         .expect("encoded");
         let store = DirStore::open(&dir.join("stor"), &"bench".parse().expect("a name")).expect("a stor");
@@ -202,15 +203,16 @@ fn coding(criterion: &mut Criterion) {
         let plain = source_code(&mut Random(5), length);
         for (codec, how) in [("zstd", Compression::default()), ("brotli", Compression::Brotli(5))] {
             group.bench_function(format!("encode {size}, {codec}"), |bencher| {
-                bencher.iter(|| codec::encode(&plain, how));
+                bencher.iter(|| codec::encode(&plain, how, None));
             });
             let mut stored = tempfile::tempfile().expect("a temporary file");
-            let id = codec::encode_file(&mut Cursor::new(&plain), &mut stored, how).expect("encoded").id;
-            let stored = codec::encode(&plain, how);
+            let id =
+                codec::encode_file(&mut Cursor::new(&plain), &mut stored, how, None).expect("encoded").id;
+            let stored = codec::encode(&plain, how, None);
             group.bench_function(format!("decode {size}, {codec}"), |bencher| {
                 bencher.iter(|| {
                     let mut decoded = Vec::with_capacity(length);
-                    codec::decode_chunk(id, length as u64, &stored[..], &mut decoded).expect("sound");
+                    codec::decode_chunk(id, length as u64, None, &stored[..], &mut decoded).expect("sound");
                     decoded
                 });
             });

@@ -64,6 +64,10 @@ pub(crate) enum Command {
     /// Examines flists.
     #[command(subcommand)]
     Flist(FlistCommand),
+    /// Makes a key pair for encryption.
+    ///
+    /// Writes the private key to FILE, readable by its owner only, and the public one to FILE.pub. Replaces nothing.
+    Keygen(KeygenArgs),
     /// Serves a directory as an AYDO stor over HTTP.
     Stor(StorArgs),
     /// Measures how fast each FUSE library is on this machine, to choose a lib=.
@@ -107,6 +111,14 @@ pub(crate) struct StorAccess {
     pub(crate) deadline: String,
 }
 
+/// What it takes to read an encrypted flist.
+#[derive(Debug, Args)]
+pub(crate) struct ReaderKey {
+    /// PEM file of the private RSA key of a recipient, if the flist is encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
     /// Flist: a local path or an http(s) URL.
@@ -118,6 +130,9 @@ pub(crate) struct MountArgs {
 
     #[command(flatten)]
     pub(crate) stor: StorAccess,
+
+    #[command(flatten)]
+    pub(crate) reader: ReaderKey,
 
     /// RO: read-only; OL: with local changes, which are kept in the directory of the backend.
     #[arg(long, default_value = "RO", ignore_case = true, value_enum)]
@@ -240,6 +255,18 @@ pub(crate) struct PackArgs {
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude: Vec<String>,
 
+    /// Encrypt flist and content, for the owner of this RSA key (repeatable): a PEM file of the public or the private one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encrypt_for: Vec<PathBuf>,
+
+    /// Encrypt as this flist is, for its recipients: what has not changed since is not stored again. Needs --key.
+    #[arg(long, value_name = "FLIST", requires = "key")]
+    pub(crate) secret_of: Option<PathBuf>,
+
+    /// PEM file of a private RSA key that opens the flist of --secret-of.
+    #[arg(long, value_name = "FILE", requires = "secret_of")]
+    pub(crate) key: Option<PathBuf>,
+
     /// Name of what is packed, for the header of a v2 flist.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -272,6 +299,9 @@ pub(crate) struct UnpackArgs {
     #[command(flatten)]
     pub(crate) stor: StorAccess,
 
+    #[command(flatten)]
+    pub(crate) reader: ReaderKey,
+
     /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -290,6 +320,9 @@ pub(crate) struct CheckArgs {
     /// Flist: a local path.
     pub(crate) flist: PathBuf,
 
+    #[command(flatten)]
+    pub(crate) reader: ReaderKey,
+
     /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -303,7 +336,20 @@ pub(crate) struct ShowArgs {
     /// Show only what is at and below this path.
     pub(crate) path: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) reader: ReaderKey,
+
     /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// File to write the private key to; the public one goes beside it.
+    pub(crate) file: PathBuf,
+
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

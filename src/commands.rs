@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod config;
 pub(crate) mod diff;
 pub(crate) mod flist;
+pub(crate) mod keygen;
 pub(crate) mod mount;
 pub(crate) mod pack;
 pub(crate) mod push;

@@ -6,6 +6,7 @@ mod commands;
 mod control;
 mod frontends;
 mod jobs;
+mod keys;
 mod log;
 mod mount_points;
 mod mounts;
@@ -59,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
+            (Some(Command::Keygen(args)), _) => commands::keygen::run(&args),
             (Some(Command::Stor(args)), _) => commands::stor::run(args).await,
             (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,

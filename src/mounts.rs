@@ -12,6 +12,7 @@ use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::push::{Pushed, Pusher};
 use aysfs_engine::{AysFs, Base, Overlay, Upper};
+use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
@@ -22,7 +23,7 @@ use crate::jobs::Job;
 use crate::mount_points::{make_free, mounted_on};
 use crate::push::PushPlan;
 use crate::signals::Signals;
-use crate::{Refused, access};
+use crate::{Refused, access, keys};
 
 /// How long a mount that is busy is given to become free before it is detached.
 const GRACE: Duration = Duration::from_secs(2);
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) point: PathBuf,
     /// The base; without one, an empty tree.
     pub(crate) flist: Option<Request>,
+    /// Whom new content and new flists are encrypted for, besides those that the flist is encrypted for.
+    pub(crate) recipients: Vec<PublicKey>,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -157,8 +160,10 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let (fs, shows, pusher) =
-                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error])?;
+            let sealing = keys::sealing_of_mount(base.sealing(), &plan.recipients, &plan.backend)
+                .map_err(|error| vec![error])?;
+            let stors = Arc::new(stors.sealed_with(sealing));
+            let (fs, shows, pusher) = show(base, cache, stors, &plan).map_err(|error| vec![error])?;
             Ok(Ready { fs, shows, pusher, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),

@@ -34,7 +34,7 @@ impl PushPlan {
             dir,
             namespace: namespace.clone(),
             publish: self.publish,
-            destination: Destination::new(stors.first().name(), b""),
+            destination: Destination::of(stors),
             log: self.log.clone(),
         };
         Pusher::open(overlay.clone(), options).map(Arc::new)

@@ -24,6 +24,7 @@ pub async fn make(tree: &Path, stor: Url, flist: &Path) {
         dialect: Dialect::V2,
         header: Header::default(),
         exclude: Vec::new(),
+        sealing: None,
         spool: flist.parent().expect("a file is in a directory").into(),
     };
     let stor = open(&StorOptions::new(stor));
@@ -34,7 +35,12 @@ pub async fn make(tree: &Path, stor: Url, flist: &Path) {
 /// What was packed as a filesystem; `backend` is the directory with its cache.
 pub async fn filesystem(flist: &Path, stor: Url, backend: &Path) -> AysFs {
     let source = Source::File(flist.into());
-    let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() };
+    let request = Request {
+        source,
+        parse: ParseOptions::default(),
+        trusted_keys: Vec::new(),
+        private_keys: Vec::new(),
+    };
     let options = StorOptions::new(stor);
     let stor = open(&options);
     let deadline = options.deadline;

@@ -7,12 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::bail;
+use aysfs_engine::load;
 use aysfs_flist::{Content, Entry, Index, Kind, Owner, ParseOptions, Timestamp};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::Refused;
-use crate::cli::{CheckArgs, ShowArgs};
+use crate::cli::{CheckArgs, ReaderKey, ShowArgs};
+use crate::keys;
 use crate::names::shown;
 
 #[derive(Serialize)]
@@ -26,7 +28,7 @@ struct Checked<'a> {
 }
 
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let index = read(&args.flist)?;
+    let index = read(&args.flist, &args.reader)?;
     let checked = Checked {
         flist: &args.flist,
         dialect: index.dialect().to_string(),
@@ -45,15 +47,16 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
 }
 
 /// Compiles a flist, as a mount would, and throws the result away at the end.
-fn read(flist: &Path) -> anyhow::Result<Index> {
+fn read(flist: &Path, reader: &ReaderKey) -> anyhow::Result<Index> {
     let dir = tempfile::tempdir()?;
+    let private_keys = keys::private(reader.key.as_deref())?;
     // The mapped index stays valid after its file is gone.
-    Index::compile(flist, &ParseOptions::default(), dir.path())
+    load::compile(flist, &ParseOptions::default(), &private_keys, dir.path())
         .map_err(|error| Refused(error.to_string()).into())
 }
 
 pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let index = read(&args.flist)?;
+    let index = read(&args.flist, &args.reader)?;
     let wanted = args.path.as_deref().map(|path| path.strip_prefix("/").unwrap_or(path));
     let mut out = BufWriter::new(stdout().lock());
     let mut shown = false;

@@ -10,6 +10,7 @@ use aysfs_vfs::{MountOptions, Passthrough};
 use crate::access::{self, Access};
 use crate::cli::{Mode, MountArgs};
 use crate::frontends::frontend;
+use crate::keys;
 use crate::mounts::{self, Plan};
 
 pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
@@ -36,7 +37,9 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
             source: mounts::flist_source(&flist),
             parse: ParseOptions { trim, ..ParseOptions::default() },
             trusted_keys: Vec::new(),
+            private_keys: keys::private(args.reader.key.as_deref())?,
         }),
+        recipients: Vec::new(),
         stors: vec![access.stor],
         namespace: access.namespace,
         backend: match args.cache {

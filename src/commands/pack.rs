@@ -1,12 +1,15 @@
 //! `aysfs pack`: a directory becomes a flist, and objects in a stor.
 
+use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anyhow::Context;
 use aysfs_engine::pack::{self, Options, Progress, Summary};
 use aysfs_flist::{Dialect, Header};
+use aysfs_store::crypt::{Sealing, is_sealed};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use tracing::warn;
@@ -15,7 +18,7 @@ use crate::Refused;
 use crate::access::Access;
 use crate::cli::{Format, PackArgs};
 use crate::output::Output;
-use crate::progress;
+use crate::{keys, progress};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -39,6 +42,13 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         let message = "--name and --version are for v2: a v1 flist has no header";
         return Err(Refused(message.into()).into());
     }
+    let sealing = sealing(&args)?;
+    if dialect != Dialect::V2 && sealing.is_some() {
+        return Err(Refused(
+            "--encrypt-for and --secret-of are for v2: v1 is read by clients of the old system".into(),
+        )
+        .into());
+    }
     let output = Output::new(&args.output)?;
     let options = Options {
         dialect,
@@ -49,6 +59,7 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
             ..Header::default()
         },
         exclude: args.exclude,
+        sealing,
         spool: output.directory().to_owned(),
     };
 
@@ -69,6 +80,19 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
     .await?;
     output.publish()?;
     report(&summary, &args.output, args.json)
+}
+
+/// Whom the flist and its content are encrypted for, and with what; `None`: they are not.
+fn sealing(args: &PackArgs) -> anyhow::Result<Option<Sealing>> {
+    let recipients = keys::public(&args.encrypt_for)?;
+    let Some(flist) = &args.secret_of else { return keys::sealing(None, &recipients) };
+    let bytes = fs::read(flist).with_context(|| format!("cannot read {}", flist.display()))?;
+    if !is_sealed(&bytes) {
+        return Err(Refused(format!("--secret-of: {} is not encrypted", flist.display())).into());
+    }
+    let (_, sealing) = Sealing::open(&bytes, &keys::private(args.key.as_deref())?)
+        .map_err(|error| Refused(format!("--secret-of: cannot open {}: {error}", flist.display())))?;
+    keys::sealing(Some(&sealing), &recipients)
 }
 
 fn report(summary: &Summary, flist: &Path, json: bool) -> anyhow::Result<()> {

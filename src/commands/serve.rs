@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use aysfs_config::{Flist, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_config::{Encryption, Flist, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
 use aysfs_engine::load::Request;
 use aysfs_flist::{ParseOptions, Times};
+use aysfs_store::crypt::{KeyFile, PrivateKey, PublicKey};
 use aysfs_store::{RequireTls, StorOptions};
 use aysfs_vfs::MountOptions;
 use tracing::warn;
@@ -15,6 +16,7 @@ use url::Url;
 use crate::Refused;
 use crate::commands::config;
 use crate::frontends::frontend;
+use crate::keys;
 use crate::mounts::{self, Plan};
 use crate::push::PushPlan;
 
@@ -60,7 +62,6 @@ fn published_twice(plans: &[Plan]) -> Vec<String> {
 fn without_effect(mount: &Mount) -> Vec<&'static str> {
     let backend = &mount.backend;
     let asked = [
-        ("encrypted", backend.encryption.is_some()),
         ("cleanup_older_than", backend.cleanup_older_than.is_some()),
         ("cache_size", backend.cache_size.is_some()),
         ("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some())),
@@ -76,11 +77,13 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         warn!("{point}: not in this version of aysfs, and without effect: {idle}");
     }
     let backend = &mount.backend;
+    let (private_keys, recipients) = encryption(backend.encryption.as_ref())?;
     let stors =
         mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
     Ok(Plan {
         point: mount.path.clone(),
-        flist: mount.mode.flist().map(request),
+        flist: mount.mode.flist().map(|flist| request(flist, private_keys)),
+        recipients,
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),
@@ -108,7 +111,21 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
     })
 }
 
-fn request(flist: &Flist) -> Request {
+/// What can be opened with the keys of a backend, and whom it encrypts for.
+fn encryption(keys: Option<&Encryption>) -> anyhow::Result<(Vec<PrivateKey>, Vec<PublicKey>)> {
+    let (mut private, mut public) = (Vec::new(), Vec::new());
+    let Some(Encryption { user_key, store_key }) = keys else { return Ok((private, public)) };
+    for file in std::iter::once(user_key).chain(store_key) {
+        let key = keys::either(file)?;
+        public.push(key.public());
+        if let KeyFile::Private(key) = key {
+            private.push(key);
+        }
+    }
+    Ok((private, public))
+}
+
+fn request(flist: &Flist, private_keys: Vec<PrivateKey>) -> Request {
     let times = match flist.times {
         FlistTimes::Auto => Times::Auto,
         FlistTimes::Spec => Times::Spec,
@@ -118,6 +135,7 @@ fn request(flist: &Flist) -> Request {
         source: mounts::flist_source(&flist.source),
         parse: ParseOptions { trim: flist.trim.clone(), times, ..ParseOptions::default() },
         trusted_keys: flist.trusted_keys.clone(),
+        private_keys,
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::access::{self, Access};
 use crate::cli::UnpackArgs;
-use crate::{mounts, progress};
+use crate::{keys, mounts, progress};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -34,12 +34,15 @@ pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
         .prefix(".aysfs-unpack-")
         .tempdir_in(beside)
         .with_context(|| format!("cannot write into {}", beside.display()))?;
-    let stors = Arc::new(Mirror::new(access.open()?, []));
+    let private_keys = keys::private(args.reader.key.as_deref())?;
+    let stors = Mirror::new(access.open()?, []);
     let cache = mounts::open_cache(backend.path(), access.deadline)?;
-    let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() };
+    let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new(), private_keys };
     let base = Arc::new(
         mounts::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,
     );
+
+    let stors = Arc::new(stors.sealed_with(base.sealing().cloned()));
 
     let done = Arc::<Progress>::default();
     let (shown, total) = (done.clone(), base.index().total_size());

@@ -9,6 +9,7 @@ mod commit;
 mod compare;
 mod crash;
 mod diff;
+mod encryption;
 mod faults;
 mod legacy;
 mod lifecycle;

@@ -12,6 +12,7 @@ use aysfs_flist::{
     Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, ObjectKey, Owner,
     ParseOptions, Source, Timestamp,
 };
+use aysfs_store::crypt::Sealing;
 use aysfs_store::{Content, ContentId, Key};
 use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
 
@@ -50,6 +51,7 @@ pub struct Base {
     gids: Vec<u32>,
     has_acls: bool,
     hard_links: OnceLock<HardLinks>,
+    sealing: Option<Sealing>,
 }
 
 impl Base {
@@ -75,13 +77,19 @@ impl Base {
         let uids = index.users().iter().map(|owner| resolve(owner, uid, nobody)).collect();
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
-        Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new() })
+        Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new(), sealing: None })
     }
 
-    /// A tree without anything in it; its index is kept in `dir`.
-    ///
-    /// # Errors
-    /// If `dir` cannot be written.
+    /// The same, of a flist that was encrypted with this.
+    pub(crate) fn sealed_with(self, sealing: Option<Sealing>) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// What the flist was encrypted with, if it was: its content is, too.
+    pub fn sealing(&self) -> Option<&Sealing> {
+        self.sealing.as_ref()
+    }
+
     /// A tree of nothing but its root, whose index is kept in `dir`.
     ///
     /// # Errors

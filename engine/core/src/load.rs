@@ -3,16 +3,19 @@
 //! What a backend remembers of a list is in files named by where the list is: the last copy of one behind a URL,
 //! with its ETag and its signature, and the highest version of a signed one. A list replaces its last copy only
 //! when it was accepted as a whole: signature, version, and every line.
+//!
+//! An encrypted list is opened in memory, each time; copies of it stay encrypted.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aysfs_flist::{FlistError, Index, ParseOptions, PublicKey, SignatureError, verify};
+use aysfs_store::crypt::{PrivateKey, SealedError, Sealing, is_sealed};
 use aysfs_store::{ETag, Fault, Fetched, StorOptions, UrlError, fetch_url, without_credentials};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
@@ -59,6 +62,8 @@ pub struct Request {
     pub parse: ParseOptions,
     /// Who may have signed it; if there are none, nobody has to.
     pub trusted_keys: Vec<PublicKey>,
+    /// What may open it if it is encrypted.
+    pub private_keys: Vec<PrivateKey>,
 }
 
 /// Why a flist could not be loaded.
@@ -77,6 +82,13 @@ pub enum LoadError {
     Write { path: PathBuf, source: io::Error },
     #[error("the flist {flist} is not to be trusted: it has no signature in {signature}")]
     Unsigned { flist: String, signature: String },
+    #[error(
+        "the flist {0} is encrypted, and takes the private key of one of its recipients: name it with --key, or in a config \
+         with encrypted = true and user_rsa"
+    )]
+    NoKey(String),
+    #[error("cannot open the encrypted flist {flist}: {source}")]
+    Sealed { flist: String, source: SealedError },
     #[error("the flist {flist} is not to be trusted")]
     Signature { flist: String, source: SignatureError },
     #[error(
@@ -97,6 +109,8 @@ impl LoadError {
         match self {
             Self::Flist(FlistError::Line { .. } | FlistError::Empty { .. } | FlistError::Read { .. })
             | Self::Base { .. }
+            | Self::NoKey(_)
+            | Self::Sealed { .. }
             | Self::Unsigned { .. }
             | Self::Signature { .. }
             | Self::Rollback { .. } => true,
@@ -138,21 +152,48 @@ pub async fn load(
     };
     let (request, index) = (request.clone(), dir.join("index"));
     blocking(move || {
-        let base = match signed {
-            Signed::Anyhow => open(&name, files.source(&name, &request.source), &request.parse, &index)?,
-            Signed::ByTrusted => {
-                // In memory, so that what was verified is what is mounted.
-                let bytes = files.verified(&name, &request.trusted_keys)?;
-                let source = aysfs_flist::Source::Bytes { name: &name, bytes: &bytes };
-                let base = open(&name, source, &request.parse, &index)?;
-                memory.accept(&name, base.index().header().version.unwrap_or(0))?;
-                base
-            }
+        // In memory, so that what was verified is what is mounted, and what was encrypted is not written.
+        let (bytes, sealing) = match signed {
+            Signed::ByTrusted => Some(files.verified(&name, &request.trusted_keys)?),
+            Signed::Anyhow => files.sealed()?,
+        }
+        .map_or(Ok((None, None)), |bytes| unseal(&name, bytes, &request.private_keys))?;
+        let source = match &bytes {
+            Some(bytes) => aysfs_flist::Source::Bytes { name: &name, bytes },
+            None => files.source(&name, &request.source),
         };
+        let base = open(&name, source, &request.parse, &index)?.sealed_with(sealing);
+        if signed == Signed::ByTrusted {
+            memory.accept(&name, base.index().header().version.unwrap_or(0))?;
+        }
         files.keep()?;
         Ok(base)
     })
     .await
+}
+
+/// Compiles a local flist into `dir`, for those who want to know what is in it: nobody has to have signed it, and nothing
+/// else is remembered of it.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn compile(
+    path: &Path,
+    parse: &ParseOptions,
+    private_keys: &[PrivateKey],
+    dir: &Path,
+) -> Result<Index, LoadError> {
+    let name = path.display().to_string();
+    let files = Files { flist: Held::Here(path.to_owned()), signature: None };
+    let list = match files.sealed()? {
+        Some(bytes) => unseal(&name, bytes, private_keys)?.0,
+        None => None,
+    };
+    let source = match &list {
+        Some(bytes) => aysfs_flist::Source::Bytes { name: &name, bytes },
+        None => path.into(),
+    };
+    Ok(Index::compile(source, parse, dir)?)
 }
 
 fn open(
@@ -164,6 +205,23 @@ fn open(
     let (index, provenance) = Index::open_or_compile(flist, parse, dir)?;
     tracing::debug!(?provenance, entries = index.len(), dialect = %index.dialect(), times = ?index.times(), "{name}");
     Ok(Base::new(index)?)
+}
+
+/// The list that these bytes are, and what it was encrypted with, if it was.
+fn unseal(
+    name: &str,
+    bytes: Vec<u8>,
+    keys: &[PrivateKey],
+) -> Result<(Option<Vec<u8>>, Option<Sealing>), LoadError> {
+    if !is_sealed(&bytes) {
+        return Ok((Some(bytes), None));
+    }
+    if keys.is_empty() {
+        return Err(LoadError::NoKey(name.into()));
+    }
+    let (list, sealing) =
+        Sealing::open(&bytes, keys).map_err(|source| LoadError::Sealed { flist: name.into(), source })?;
+    Ok((Some(list), Some(sealing)))
 }
 
 /// Who has to have signed a list.
@@ -218,6 +276,19 @@ impl Files {
             Source::File(_) => path.into(),
             Source::Url(_) => aysfs_flist::Source::Copy { name, path },
         }
+    }
+
+    /// The bytes of the list, if it is encrypted.
+    fn sealed(&self) -> Result<Option<Vec<u8>>, LoadError> {
+        let path = self.flist.path();
+        let mut start = Vec::new();
+        // What is wrong with the file is better said by who reads all of it.
+        let began =
+            File::open(path).and_then(|file| file.take(Sealing::START as u64).read_to_end(&mut start));
+        if began.is_err() || !is_sealed(&start) {
+            return Ok(None);
+        }
+        fs::read(path).map(Some).map_err(|source| LoadError::Read { path: path.to_owned(), source })
     }
 
     /// The bytes of the list, if one of `trusted` has signed them.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
+use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
 
 pub(crate) use self::content::data_segments;
@@ -26,6 +27,8 @@ pub struct Options {
     pub header: Header,
     /// Patterns of what to leave out, as in a `.gitignore`: `site-packages`, `*.pyc`, `/cache/`, `!keep.pyc`.
     pub exclude: Vec<String>,
+    /// What a v2 flist and its objects are encrypted with, if they are.
+    pub sealing: Option<Sealing>,
     /// Where the stored form of a large file is kept until it is sent.
     pub spool: PathBuf,
 }
@@ -76,7 +79,17 @@ pub enum PackError {
     #[error("cannot store content")]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Flist(#[from] WriteError),
+    Flist(#[from] ListError),
+}
+
+/// Why a flist could not be written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ListError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("cannot encrypt the flist")]
+    Seal(#[from] SealedError),
 }
 
 impl From<UploadError> for PackError {
@@ -130,6 +143,7 @@ pub async fn pack(
     }
     let job = Job {
         form: Form::of(options.dialect),
+        secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
         spool: options.spool.clone(),
         mapped_stores: MappedStores::Missed,
         to: To::One(stor),
@@ -145,21 +159,35 @@ pub async fn pack(
     summary.new_objects = stored.new_objects;
     summary.new_bytes = stored.new_bytes;
     summary.entries = entries.len() as u64;
-    let (dialect, header) = (options.dialect, options.header.clone());
-    blocking(move || Ok(write(entries, flist, dialect, &header)?)).await?;
+    let (dialect, header, sealing) = (options.dialect, options.header.clone(), options.sealing.clone());
+    blocking(move || Ok(write(entries, flist, dialect, &header, sealing.as_ref())?)).await?;
     Ok(summary)
 }
 
-/// Writes the list of all entries.
+/// Writes the list of all entries; with a sealing, encrypted.
 pub(crate) fn write(
     mut entries: Vec<Entry>,
     flist: impl Write,
     dialect: Dialect,
     header: &Header,
-) -> Result<(), WriteError> {
+    sealing: Option<&Sealing>,
+) -> Result<(), ListError> {
     copy_to_links(&mut entries);
+    let Some(sealing) = sealing else { return Ok(write_clear(&entries, flist, dialect, header)?) };
+    // In memory, so that no disk sees its names.
+    let mut clear = Vec::new();
+    write_clear(&entries, &mut clear, dialect, header)?;
+    Ok(sealing.seal(&clear, flist)?)
+}
+
+fn write_clear(
+    entries: &[Entry],
+    flist: impl Write,
+    dialect: Dialect,
+    header: &Header,
+) -> Result<(), WriteError> {
     let mut writer = Writer::new(flist, dialect, header)?;
-    for entry in &entries {
+    for entry in entries {
         writer.entry(entry)?;
     }
     writer.finish()?;

@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aysfs_flist::{Dialect, Entry, Header, Timestamp, WriteError};
+use aysfs_flist::{Dialect, Entry, Header, Timestamp};
+use aysfs_store::crypt::Sealing;
 use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -36,7 +37,8 @@ pub(crate) use self::journal::Journal;
 use self::log::TransactionLog;
 use self::state::{Published, State};
 use crate::overlay::{Destination, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
-use crate::{base, durable, pack};
+use crate::pack::{self, ListError};
+use crate::{base, durable};
 
 /// How long a file that is open for writing must have been left alone to be pushed.
 const IDLE: Duration = Duration::from_mins(15);
@@ -120,7 +122,7 @@ pub enum PushError {
     #[error("cannot keep the list of what is pushed in {}", .path.display())]
     Keep { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    List(#[from] WriteError),
+    List(#[from] ListError),
     #[error("cannot publish the flist: {0}")]
     Publish(StoreError),
     #[error(
@@ -257,7 +259,7 @@ impl Pusher {
     /// Keeps the tree as a list, if it is another one than before; returns its version then, and the objects that it names.
     async fn keep(&self, state: &mut State, sent: Sent) -> Result<(Option<u64>, HashSet<Key>), PushError> {
         let (list, known) = (self.list(), state.clone());
-        let name = self.options.namespace.to_string();
+        let (name, sealing) = (self.options.namespace.to_string(), self.stors().sealing().cloned());
         let kept = blocking(move || {
             let Sent { entries, ancestors, .. } = sent;
             let named: HashSet<_> = entries
@@ -266,7 +268,7 @@ impl Pusher {
                 .flat_map(|content| content.chunks.iter().map(|chunk| chunk.key.clone()).collect::<Vec<_>>())
                 .collect();
             let header = Header { name: Some(name), ancestors, ..Header::default() };
-            let tree = digest(entries.clone(), &header)?;
+            let tree = digest(entries.clone(), &header, sealing.as_ref())?;
             let unkept = |source| PushError::Keep { path: list.clone(), source };
             let state = if known.tree.as_ref() == Some(&tree) && list.exists() {
                 None
@@ -276,7 +278,8 @@ impl Pusher {
                 let created = created.map(|created| created.to_string());
                 let header = Header { version: Some(version), created, ..header };
                 let part = durable::begin(&list).map_err(unkept)?;
-                pack::write(entries, BufWriter::new(part.as_file()), Dialect::V2, &header)?;
+                let out = BufWriter::new(part.as_file());
+                pack::write(entries, out, Dialect::V2, &header, sealing.as_ref())?;
                 durable::finish(part, &list).map_err(unkept)?;
                 Some(State { version, tree: Some(tree), ..known })
             };
@@ -355,13 +358,14 @@ impl Pusher {
     }
 }
 
-/// The digest of a tree. Marks on files move the time of the last change of their inodes, which tells nobody anything here.
-fn digest(mut entries: Vec<Entry>, header: &Header) -> Result<String, WriteError> {
+/// The digest of a tree, and of who can read it. Marks on files move the time of the last change of their inodes, which tells nobody anything here.
+fn digest(mut entries: Vec<Entry>, header: &Header, sealing: Option<&Sealing>) -> Result<String, ListError> {
     for entry in &mut entries {
         entry.ctime = Timestamp::default();
     }
     let mut digest = Digesting(Sha256::new());
-    pack::write(entries, &mut digest, Dialect::V2, header)?;
+    pack::write(entries, &mut digest, Dialect::V2, header, None)?;
+    sealing.into_iter().flat_map(Sealing::recipients).for_each(|recipient| digest.0.update(recipient));
     Ok(hex::encode(digest.0.finalize()))
 }
 

@@ -60,7 +60,7 @@ impl Backend {
 }
 
 fn unsigned(source: Source) -> Request {
-    Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() }
+    Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new(), private_keys: Vec::new() }
 }
 
 fn entries_of(base: &Base) -> Vec<String> {

@@ -54,6 +54,7 @@ async fn pack_with(
         dialect,
         header: Header::default(),
         exclude: exclude.iter().map(|&pattern| pattern.into()).collect(),
+        sealing: None,
         spool: spool.path().into(),
     };
     let progress = Arc::new(pack::Progress::default());

@@ -3,6 +3,9 @@
 //! A stored chunk is one codec byte (0 raw, 1 zstd, 2 brotli; 128 is added when it is encrypted) and a payload.
 //! A v1 object has no such byte: it is brotli of a file, or the file itself.
 //!
+//! The payload of an encrypted chunk is compressed first and sealed then, under a key of its content. The codec byte is
+//! authenticated with it.
+//!
 //! Encoding streams, so that a file of any size can be packed in bounded memory, and stores raw what does not
 //! shrink. Decoding trusts nothing:
 //! - at most the declared length is ever written, and at most [`stored_limit`] bytes are ever read;
@@ -21,6 +24,7 @@ use std::io;
 pub use decode::{DecodeError, Decoded, decode_chunk};
 pub use encode::{Encoded, EncodedV1, encode, encode_file, encode_v1};
 pub use v1::decode_v1;
+pub(crate) use v1::decode_v1_body;
 
 /// Codec bytes of a stored chunk.
 const RAW: u8 = 0;

@@ -3,7 +3,7 @@
 //! - [`Store`] is a place that keeps objects under keys: [`aydostor`] over HTTP, [`DirStore`] in a directory.
 //!   [`open`] makes one of an address; [`Mirror`] puts several in order of health.
 //! - [`fetch_url`] gets a flist from any web server.
-//! - [`codec`] turns plain bytes into stored bytes and back.
+//! - [`codec`] turns plain bytes into stored bytes and back; [`crypt`] has what it takes to encrypt them.
 //! - [`Cache`] keeps plain, verified files by content id, and fetches what it lacks.
 //!
 //! The feature `testing` adds what tests need: the contract that every stor keeps as a suite of tests, a stor in
@@ -18,6 +18,7 @@ pub mod codec;
 mod content;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+pub mod crypt;
 mod dir;
 #[cfg(any(test, feature = "testing"))]
 pub mod fault;

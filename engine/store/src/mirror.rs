@@ -2,6 +2,8 @@
 //!
 //! The order is that of the configuration, except that a stor that failed stands back for a while, longer each time.
 //! Then normal use tries it again: nothing probes it.
+//!
+//! A mirror also knows what is encrypted before it goes there, if anything is, and with what: stors never see that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 use tokio::time::Instant;
 
+use crate::crypt::{Sealing, Secret};
 use crate::{ETag, Fault, Key, Precondition, StaticName, Store, StoreError, Stored, Upload};
 
 /// How a read from a stor went, as the reader sees it who verified what came.
@@ -41,6 +44,7 @@ impl From<&Fault> for Outcome {
 pub struct Mirror {
     first: Member,
     others: Vec<Member>,
+    sealing: Option<Sealing>,
 }
 
 #[derive(Debug)]
@@ -90,7 +94,22 @@ impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
         let member = |store| Member { store, health: Mutex::default() };
-        Self { first: member(first), others: others.into_iter().map(member).collect() }
+        Self { first: member(first), others: others.into_iter().map(member).collect(), sealing: None }
+    }
+
+    /// The same, for what is encrypted with this, if anything is.
+    pub fn sealed_with(self, sealing: Option<Sealing>) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// What new flists are encrypted with, and their content.
+    pub fn sealing(&self) -> Option<&Sealing> {
+        self.sealing.as_ref()
+    }
+
+    /// What opens encrypted content that is there.
+    pub fn secret(&self) -> Option<&Secret> {
+        self.sealing().map(Sealing::secret)
     }
 
     /// The stor that counts when something is put.

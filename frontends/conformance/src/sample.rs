@@ -54,6 +54,7 @@ impl Sample<'_> {
             dialect: Dialect::V2,
             header: Header::default(),
             exclude: Vec::new(),
+            sealing: None,
             spool: self.0.to_owned(),
         };
         let flist = File::create(self.flist()).expect("a new file");
@@ -92,6 +93,7 @@ impl Sample<'_> {
             source: load::Source::File(self.flist()),
             parse: ParseOptions::default(),
             trusted_keys: Vec::new(),
+            private_keys: Vec::new(),
         };
         let loaded = load::load(&request, &[], Duration::from_secs(30), self.0);
         runtime.block_on(loaded).expect("a good flist")

@@ -88,6 +88,7 @@ impl Layout {
             source: Source::File(self.flist()),
             parse: ParseOptions::default(),
             trusted_keys: Vec::new(),
+            private_keys: Vec::new(),
         };
         let cache = mounts::open_cache(&self.backend(), stor.deadline)?;
         let deadline = stor.deadline;
@@ -186,6 +187,7 @@ async fn pack_and_fill(layout: &Layout, say: impl Fn(&'static str)) -> anyhow::R
         dialect: Dialect::V2,
         header: Header::default(),
         exclude: Vec::new(),
+        sealing: None,
         spool: layout.dir().to_owned(),
     };
     let (stor, namespace) = layout.stor_options()?;

@@ -1,7 +1,7 @@
 //! The tree that is shown, as a new flist: base and local changes in one.
 //!
 //! What did not change is taken over from the base, content included, and nothing of it is fetched. New content is sent to the
-//! stors of the mount, as [`pack`] does it. The local changes themselves stay as they are.
+//! stors of the mount, as [`pack`] does it. If the mount encrypts, both are encrypted. The local changes themselves stay as they are.
 //!
 //! # While others write
 //!
@@ -12,15 +12,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aysfs_flist::{Dialect, Header, WriteError};
+use aysfs_flist::{Dialect, Header};
+use aysfs_store::crypt::Sealing;
 use aysfs_store::{Fault, StoreError};
 use aysfs_vfs::Error;
 
 use super::Overlay;
 use super::entries::{SeeError, Seen, SendProgress, see};
 use crate::abandoned::SetWhenDropped;
-use crate::pack;
 use crate::pack::upload::{self, Form, Job, MappedStores, To, UploadError};
+use crate::pack::{self, ListError};
 
 /// How to commit.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ pub enum CommitError {
     #[error("cannot store new content: {0}")]
     Store(StoreError),
     #[error(transparent)]
-    Flist(#[from] WriteError),
+    Flist(#[from] ListError),
 }
 
 impl From<SeeError> for CommitError {
@@ -110,9 +111,11 @@ impl Overlay {
         let Seen { mut entries, moved, files, .. } =
             blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
 
+        let sealing = self.0.w.lower.stors().sealing().cloned();
         let inner = self.0.clone();
         let job = Job {
             form: Form::V2,
+            secret: sealing.as_ref().map(Sealing::secret).cloned(),
             spool: options.spool.clone(),
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,
@@ -137,7 +140,7 @@ impl Overlay {
             new_objects: sent.new_objects,
             new_bytes: sent.new_bytes,
         };
-        blocking(move || Ok(pack::write(entries, flist, Dialect::V2, &header)?)).await?;
+        blocking(move || Ok(pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref())?)).await?;
         Ok(committed)
     }
 }

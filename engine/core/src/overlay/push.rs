@@ -164,6 +164,7 @@ impl Overlay {
         let (inner, opened) = (self.0.clone(), inos.clone());
         let job = Job {
             form: Form::V2,
+            secret: self.stors().secret().cloned(),
             spool: options.spool.clone(),
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,

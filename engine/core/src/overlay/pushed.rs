@@ -16,7 +16,7 @@ use std::str;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aysfs_flist::{Entry, Timestamp};
-use aysfs_store::Content;
+use aysfs_store::{Content, Mirror};
 use aysfs_vfs::{Ino, Result};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,12 @@ use super::{World, origin};
 pub struct Destination(String);
 
 impl Destination {
+    /// The stor that counts, and the secret that content is encrypted with before it goes there.
+    pub fn of(stors: &Mirror) -> Self {
+        let readers = stors.sealing().map(|sealing| sealing.secret().fingerprint());
+        Self::new(stors.first().name(), readers.as_ref().map_or(&[], |fingerprint| fingerprint))
+    }
+
     /// The stor of this name; `readers` tells who can read what is kept there.
     pub fn new(stor: &str, readers: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(stor).chain_update([0]).chain_update(readers).finalize();

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aysfs_flist::{Entry, Kind};
+use aysfs_store::crypt::Secret;
 use aysfs_store::{Fault, Key, Mirror, Store, StoreError, Stored, Upload};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rustix::fs::OFlags;
@@ -112,6 +113,8 @@ pub(crate) struct Summary {
 /// How content is stored.
 pub(crate) struct Job<'a> {
     pub(crate) form: Form,
+    /// What objects of v2 are encrypted with, if they are.
+    pub(crate) secret: Option<Secret>,
     /// Where the stored form of a large file is kept until it is sent.
     pub(crate) spool: PathBuf,
     pub(crate) mapped_stores: MappedStores,
@@ -184,6 +187,7 @@ impl Job<'_> {
         let abandoned = SetWhenDropped::default();
         let how = Arc::new(Encoding {
             form: self.form,
+            secret: self.secret.clone(),
             spool: self.spool.clone(),
             mapped_stores: self.mapped_stores,
             abandoned: abandoned.0.clone(),

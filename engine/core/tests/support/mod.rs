@@ -55,7 +55,7 @@ impl Lab {
 
     /// A regular file whose content the stor has.
     pub fn file(&self, path: &str, content: &[u8]) -> Entry {
-        let stored = codec::encode(content, Compression::default());
+        let stored = codec::encode(content, Compression::default(), None);
         let key: [u8; 32] = Sha256::digest(&stored).into();
         self.objects.insert(Key::sha256(key), stored);
         let sha256 = Sha256::digest(content).into();

@@ -23,6 +23,7 @@ use super::lane::Lane;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
 use super::sparse::SparseWriter;
 use crate::codec::{self, DecodeError, Decoded, Sink};
+use crate::crypt::Secret;
 use crate::mirror::Outcome;
 use crate::{Check, Chunk, ContentId, Fault, Mirror, Store, StoreError};
 
@@ -228,8 +229,11 @@ impl Fetch {
         let (sender, tail) = rest.then(|| mpsc::channel(PIECES)).unzip();
         let decoding = {
             let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
+            let secret = self.sources.secret().cloned();
             let input = Input::new(head, tail);
-            tokio::task::spawn_blocking(move || keep(&cache, &partial, index, input, length, target))
+            tokio::task::spawn_blocking(move || {
+                keep(&cache, &partial, index, secret.as_ref(), input, length, target)
+            })
         };
         let arrived = match sender {
             Some(sender) => arriving.pass_on(sender).await,
@@ -328,6 +332,7 @@ fn keep(
     cache: &Cache,
     partial: &Partial,
     index: usize,
+    secret: Option<&Secret>,
     input: Input,
     length: Option<u64>,
     target: Target,
@@ -338,7 +343,7 @@ fn keep(
         Target::File => {
             let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
-            let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)?;
+            let decoded = decode(chunk, secret, input, length, cache.disk.spool(), &mut writer)?;
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
                 partial.published(published.map_err(|reason| FetchError::new(content.id, reason)));
@@ -347,7 +352,7 @@ fn keep(
         }
         Target::Memory(room) => {
             let mut bytes = Vec::with_capacity(usize::try_from(chunk.length()).unwrap_or(0));
-            decode(chunk, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
+            decode(chunk, secret, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
             Arrived::InMemory(cache.memory.keep(bytes, room))
         }
     };
@@ -357,6 +362,7 @@ fn keep(
 
 fn decode(
     chunk: &Chunk,
+    secret: Option<&Secret>,
     input: Input,
     length: Option<u64>,
     spool: SpooledTempFile,
@@ -364,7 +370,7 @@ fn decode(
 ) -> Result<Decoded, DecodeError> {
     match chunk.check {
         Check::V1(hash) => codec::decode_v1(hash, chunk.length(), input, length, spool, sink),
-        Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), input, sink),
+        Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), secret, input, sink),
     }
 }
 

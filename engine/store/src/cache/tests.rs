@@ -124,7 +124,7 @@ fn md5(plain: &[u8]) -> [u8; 16] {
 
 /// A file that is one object, and its stored form.
 fn object(plain: &[u8]) -> (Content, Vec<u8>) {
-    let stored = codec::encode(plain, Compression::default());
+    let stored = codec::encode(plain, Compression::default(), None);
     let content = Content::object(sha256(plain), plain.len() as u64, Key::sha256(sha256(&stored)));
     (content, stored)
 }

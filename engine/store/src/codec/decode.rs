@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{BROTLI, BUFFER, ENCRYPTED, RAW, ZSTD, ZSTD_WINDOW_LOG, stored_limit};
 use crate::ContentId;
+use crate::crypt::{Opener, Secret};
 
 /// A body that was decoded to the right bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,21 @@ pub enum DecodeError {
     #[error("unknown codec {0}: a newer version of aysfs is needed to read it")]
     Codec(u8),
     /// An encrypted chunk.
-    #[error("the chunk is encrypted, and there is no key for it")]
+    #[error(
+        "the chunk is encrypted, and there is no key for it: mount its flist with the private key of a recipient"
+    )]
     Encrypted,
+    /// An encrypted v1 body that is not the one that the flist names.
+    #[error("wrong body: its digest is {found} instead of {expected}")]
+    Body {
+        /// The declared digest.
+        expected: ContentId,
+        /// The digest of the stored bytes.
+        found: ContentId,
+    },
+    /// An encrypted v1 body and a key that do not belong together.
+    #[error("the body was encrypted with another key, or changed since")]
+    Key,
     /// More stored bytes than an encoder would ever make.
     #[error("the body is longer than {limit} bytes, the most that {size} plain bytes may take")]
     Oversized {
@@ -89,34 +103,55 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes a stored chunk into `sink`; `Ok` means that its plain bytes are the declared ones.
+/// Decodes a stored chunk into `sink`; `Ok` means that its plain bytes are the declared ones. `secret` is what it was
+/// encrypted with, if it is.
 ///
 /// # Errors
 /// Any flaw of the body; [`DecodeError::Write`] if the sink fails.
 pub fn decode_chunk(
     sha256: [u8; 32],
     size: u64,
+    secret: Option<&Secret>,
     stored: impl Read,
     sink: &mut impl Write,
 ) -> Result<Decoded, DecodeError> {
     let mut intake = Intake::new(stored, size, ());
     let mut hash = Sha256::new();
     let mut codec = [0];
-    let outcome = intake.read_exact(&mut codec).map_err(|source| Flaw::Body("chunk", source)).and_then(
-        |()| match codec[0] {
-            RAW => pour(&mut intake, "raw", size, sink, |plain| hash.update(plain)),
-            ZSTD => unzstd(&mut intake, size, sink, |plain| hash.update(plain)),
-            BROTLI => unbrotli(&mut intake, size, sink, |plain| hash.update(plain)),
-            codec if codec >= ENCRYPTED => Err(Flaw::Fatal(DecodeError::Encrypted)),
-            codec => Err(Flaw::Fatal(DecodeError::Codec(codec))),
-        },
-    );
+    let outcome =
+        intake.read_exact(&mut codec).map_err(|source| Flaw::Body("chunk", source)).and_then(|()| {
+            let digest = |plain: &[u8]| hash.update(plain);
+            match (codec[0], secret) {
+                (..ENCRYPTED, _) => unpack(codec[0], &mut intake, size, sink, digest),
+                (ENCRYPTED.., None) => Err(Flaw::Fatal(DecodeError::Encrypted)),
+                (ENCRYPTED.., Some(secret)) => {
+                    let opener = Opener::new(&mut intake, &secret.of_chunk(&sha256), codec[0]);
+                    unpack(codec[0] - ENCRYPTED, opener, size, sink, digest)
+                }
+            }
+        });
     outcome.map_err(|flaw| intake.explain(flaw))?;
     let found: [u8; 32] = hash.finalize().into();
     if found == sha256 {
         Ok(Decoded { stored: intake.taken, plain: ContentId::Sha256(sha256) })
     } else {
         Err(DecodeError::Digest { expected: ContentId::Sha256(sha256), found: ContentId::Sha256(found) })
+    }
+}
+
+/// Decodes the payload of a chunk.
+fn unpack(
+    codec: u8,
+    mut payload: impl Read,
+    size: u64,
+    sink: &mut impl Write,
+    hash: impl FnMut(&[u8]),
+) -> Result<(), Flaw> {
+    match codec {
+        RAW => pour(&mut payload, "raw", size, sink, hash),
+        ZSTD => unzstd(payload, size, sink, hash),
+        BROTLI => unbrotli(payload, size, sink, hash),
+        codec => Err(Flaw::Fatal(DecodeError::Codec(codec))),
     }
 }
 
@@ -262,14 +297,14 @@ mod tests {
 
     fn try_decode(size: usize, stored: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let mut plain = Vec::new();
-        let decoded = decode_chunk(Sha256::digest(HELLO).into(), size as u64, stored, &mut plain);
+        let decoded = decode_chunk(Sha256::digest(HELLO).into(), size as u64, None, stored, &mut plain);
         assert!(plain.len() <= size, "more was written than declared");
         decoded.map(|_| plain)
     }
 
     fn forms() -> [Vec<u8>; 3] {
-        let forms =
-            [Compression::None, Compression::Zstd(3), Compression::Brotli(9)].map(|how| encode(HELLO, how));
+        let forms = [Compression::None, Compression::Zstd(3), Compression::Brotli(9)]
+            .map(|how| encode(HELLO, how, None));
         assert_eq!(forms.each_ref().map(|form| form[0]), [RAW, ZSTD, BROTLI]);
         forms
     }
@@ -316,13 +351,13 @@ mod tests {
 
     #[test]
     fn other_content_is_refused() {
-        let other = encode(&[b'x'; HELLO.len()], Compression::default());
+        let other = encode(&[b'x'; HELLO.len()], Compression::default(), None);
         assert!(matches!(try_decode(HELLO.len(), &other), Err(DecodeError::Digest { .. })));
     }
 
     #[test]
     fn a_bomb_is_cut_at_the_declared_length() {
-        let bomb = encode(&vec![0; 64 << 20], Compression::Zstd(19));
+        let bomb = encode(&vec![0; 64 << 20], Compression::Zstd(19), None);
         assert!(bomb.len() < 16 << 10);
         assert!(matches!(try_decode(HELLO.len(), &bomb), Err(DecodeError::TooLong { .. })));
     }
@@ -330,12 +365,12 @@ mod tests {
     #[test]
     fn an_endless_body_is_cut() {
         let mut stored = [RAW].chain(io::repeat(0));
-        let error = decode_chunk([0; 32], 100, &mut stored, &mut Vec::new()).expect_err("endless");
+        let error = decode_chunk([0; 32], 100, None, &mut stored, &mut Vec::new()).expect_err("endless");
         assert!(matches!(error, DecodeError::TooLong { size: 100 }), "{error}");
         // Empty zstd blocks: input without end, no output.
         let head = [&[ZSTD], &zstd::bulk::compress(b"", 3).expect("memory")[..4], &[0, 0x58]].concat();
         let mut stored = head.chain(io::repeat(0));
-        let error = decode_chunk([0; 32], 100, &mut stored, &mut Vec::new()).expect_err("endless");
+        let error = decode_chunk([0; 32], 100, None, &mut stored, &mut Vec::new()).expect_err("endless");
         assert!(matches!(error, DecodeError::Oversized { size: 100, .. }), "{error}");
     }
 
@@ -374,7 +409,8 @@ mod tests {
             }
         }
         for form in forms() {
-            let error = decode_chunk(Sha256::digest(HELLO).into(), HELLO.len() as u64, &form[..], &mut Full);
+            let error =
+                decode_chunk(Sha256::digest(HELLO).into(), HELLO.len() as u64, None, &form[..], &mut Full);
             assert!(matches!(error, Err(DecodeError::Write(_))));
         }
     }
@@ -390,7 +426,7 @@ mod tests {
         for form in forms() {
             let stored = form[..form.len() - 1].chain(Cut);
             let error =
-                decode_chunk(Sha256::digest(HELLO).into(), HELLO.len() as u64, stored, &mut Vec::new());
+                decode_chunk(Sha256::digest(HELLO).into(), HELLO.len() as u64, None, stored, &mut Vec::new());
             assert!(matches!(error, Err(DecodeError::Read(_))));
         }
     }

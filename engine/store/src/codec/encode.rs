@@ -7,10 +7,14 @@ use brotli::CompressorReader;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-use super::{BROTLI, BUFFER, Compression, RAW, ZSTD};
+use super::{BROTLI, BUFFER, Compression, ENCRYPTED, RAW, ZSTD};
+use crate::crypt::{Sealer, Secret};
 
 /// The window of brotli, as a power of two: the default of its command.
 const BROTLI_WINDOW_LOG: u32 = 22;
+
+/// How often a file that changes is read again to be encrypted: its key is that of its content.
+const ATTEMPTS: u32 = 3;
 
 /// The highest level of zstd whose window is not larger than [`super::ZSTD_WINDOW_LOG`].
 const ZSTD_LEVEL_MAX: i32 = 19;
@@ -39,32 +43,61 @@ pub struct EncodedV1 {
     pub stored: u64,
 }
 
-/// Makes a stored chunk of `plain`.
-pub fn encode(plain: &[u8], how: Compression) -> Vec<u8> {
-    let mut stored = Vec::new();
-    match write_chunk(Cursor::new(plain), &mut stored, how, Some(plain.len() as u64)) {
-        Ok(encoded) if pays(&encoded) => stored,
-        // Memory neither fails nor is full; a compressor that gives up is no reason to fail either.
-        Ok(_) | Err(_) => [&[RAW], plain].concat(),
+/// Makes a stored chunk of `plain`, encrypted if there is a secret to do it with.
+pub fn encode(plain: &[u8], how: Compression, secret: Option<&Secret>) -> Vec<u8> {
+    let key = secret.map(|secret| secret.of_chunk(&Sha256::digest(plain).into()));
+    let pass = |how| {
+        let mut stored = Vec::new();
+        let length = Some(plain.len() as u64);
+        write_chunk(Cursor::new(plain), &mut stored, how, length, key.as_deref())
+            .map(|encoded| (encoded, stored))
+    };
+    match pass(how) {
+        Ok((encoded, stored)) if pays(&encoded) => stored,
+        // A compressor that gives up is no reason to fail.
+        Ok(_) | Err(_) => pass(Compression::None).expect("memory neither fails nor is full").1,
     }
 }
 
-/// Makes a stored chunk of all of `plain`, in bounded memory; `stored` is overwritten from its start.
+/// Makes a stored chunk of all of `plain`, in bounded memory, encrypted if there is a secret to do it with; `stored` is
+/// overwritten from its start.
 ///
 /// If `plain` changes meanwhile, the result tells what was written.
 ///
 /// # Errors
-/// Those of the two files.
+/// Those of the two files; and `plain` changes again and again while it is encrypted.
 pub fn encode_file(
     plain: &mut (impl Read + Seek),
     stored: &mut File,
     how: Compression,
+    secret: Option<&Secret>,
+) -> io::Result<Encoded> {
+    let Some(secret) = secret else { return encode_with(plain, stored, how, None) };
+    for _ in 0..ATTEMPTS {
+        plain.rewind()?;
+        let mut hashed = Metered::<_, Sha256>::new(&mut *plain);
+        io::copy(&mut hashed, &mut io::sink())?;
+        let id = hashed.digest.finalize().into();
+        let encoded = encode_with(plain, stored, how, Some(&secret.of_chunk(&id)))?;
+        // What was sealed under the key of another content could never be opened.
+        if encoded.id == id {
+            return Ok(encoded);
+        }
+    }
+    Err(io::Error::other("it changes while it is encrypted"))
+}
+
+fn encode_with(
+    plain: &mut (impl Read + Seek),
+    stored: &mut File,
+    how: Compression,
+    key: Option<&[u8; 32]>,
 ) -> io::Result<Encoded> {
     let mut pass = |how| {
         plain.rewind()?;
         stored.rewind()?;
         stored.set_len(0)?;
-        write_chunk(&mut *plain, &mut *stored, how, None)
+        write_chunk(&mut *plain, &mut *stored, how, None, key)
     };
     let encoded = pass(how)?;
     if how == Compression::None || pays(&encoded) { Ok(encoded) } else { pass(Compression::None) }
@@ -91,22 +124,28 @@ fn write_chunk(
     mut stored: impl Write,
     how: Compression,
     length: Option<u64>,
+    key: Option<&[u8; 32]>,
 ) -> io::Result<Encoded> {
     let mut plain = Metered::<_, Sha256>::new(plain);
     let (key, stored) = {
-        let (codec, payload): (&[u8], Box<dyn Read + '_>) = match how {
-            Compression::None => (&[RAW], Box::new(&mut plain)),
+        let (codec, payload): (u8, Box<dyn Read + '_>) = match how {
+            Compression::None => (RAW, Box::new(&mut plain)),
             Compression::Zstd(level) => {
                 let source = BufReader::with_capacity(BUFFER, &mut plain);
                 let mut encoder =
                     zstd::stream::read::Encoder::with_buffer(source, level.min(ZSTD_LEVEL_MAX))?;
                 encoder.set_pledged_src_size(length)?;
-                (&[ZSTD], Box::new(encoder))
+                (ZSTD, Box::new(encoder))
             }
             Compression::Brotli(quality) => {
-                (&[BROTLI], Box::new(CompressorReader::new(&mut plain, BUFFER, quality, BROTLI_WINDOW_LOG)))
+                (BROTLI, Box::new(CompressorReader::new(&mut plain, BUFFER, quality, BROTLI_WINDOW_LOG)))
             }
         };
+        let (codec, payload): (u8, Box<dyn Read + '_>) = match key {
+            None => (codec, payload),
+            Some(key) => (codec | ENCRYPTED, Box::new(Sealer::new(payload, key, codec | ENCRYPTED))),
+        };
+        let codec = [codec];
         let mut whole = Metered::<_, Sha256>::new(codec.chain(payload));
         io::copy(&mut whole, &mut stored)?;
         (whole.digest.finalize().into(), whole.length)
@@ -138,7 +177,7 @@ impl<R: Read, D: Digest> Read for Metered<R, D> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode_chunk;
+    use super::super::{DecodeError, decode_chunk};
     use super::*;
 
     const ALL: [Compression; 4] =
@@ -158,7 +197,7 @@ mod tests {
 
     fn decoded(id: [u8; 32], size: usize, stored: &[u8]) -> Vec<u8> {
         let mut plain = Vec::new();
-        decode_chunk(id, size as u64, stored, &mut plain).expect("our own encoding");
+        decode_chunk(id, size as u64, None, stored, &mut plain).expect("our own encoding");
         plain
     }
 
@@ -167,10 +206,10 @@ mod tests {
         for how in ALL {
             for plain in [vec![], b"x".to_vec(), b"abcdefgh".repeat(100_000), noise(300_000)] {
                 let id = Sha256::digest(&plain).into();
-                assert_eq!(decoded(id, plain.len(), &encode(&plain, how)), plain, "{how:?}");
+                assert_eq!(decoded(id, plain.len(), &encode(&plain, how, None)), plain, "{how:?}");
 
                 let mut file = tempfile::tempfile().expect("a file");
-                let encoded = encode_file(&mut Cursor::new(&plain), &mut file, how).expect("no error");
+                let encoded = encode_file(&mut Cursor::new(&plain), &mut file, how, None).expect("no error");
                 let mut stored = Vec::new();
                 file.rewind().and_then(|()| file.read_to_end(&mut stored)).expect("readable");
                 assert_eq!((encoded.id, encoded.size), (id, plain.len() as u64));
@@ -185,10 +224,10 @@ mod tests {
     fn what_does_not_shrink_is_stored_raw() {
         let plain = noise(100_000);
         for how in ALL {
-            let stored = encode(&plain, how);
+            let stored = encode(&plain, how, None);
             assert_eq!((stored[0], stored.len()), (RAW, plain.len() + 1));
             let mut file = tempfile::tempfile().expect("a file");
-            let encoded = encode_file(&mut Cursor::new(&plain), &mut file, how).expect("no error");
+            let encoded = encode_file(&mut Cursor::new(&plain), &mut file, how, None).expect("no error");
             assert_eq!(encoded.stored, plain.len() as u64 + 1);
         }
     }
@@ -196,9 +235,9 @@ mod tests {
     #[test]
     fn what_shrinks_is_compressed() {
         let plain = vec![b'a'; 1 << 20];
-        assert_eq!(encode(&plain, Compression::Zstd(3))[0], ZSTD);
-        assert_eq!(encode(&plain, Compression::Brotli(5))[0], BROTLI);
-        assert!(encode(&plain, Compression::default()).len() < 1000);
+        assert_eq!(encode(&plain, Compression::Zstd(3), None)[0], ZSTD);
+        assert_eq!(encode(&plain, Compression::Brotli(5), None)[0], BROTLI);
+        assert!(encode(&plain, Compression::default(), None).len() < 1000);
     }
 
     #[test]
@@ -207,9 +246,99 @@ mod tests {
         plain.resize(40 << 20, b'-');
         let id = Sha256::digest(&plain).into();
         let mut file = tempfile::tempfile().expect("a file");
-        encode_file(&mut Cursor::new(&plain), &mut file, Compression::Zstd(ZSTD_LEVEL_MAX))
+        encode_file(&mut Cursor::new(&plain), &mut file, Compression::Zstd(ZSTD_LEVEL_MAX), None)
             .expect("no error");
         file.rewind().expect("seekable");
-        decode_chunk(id, plain.len() as u64, &file, &mut io::sink()).expect("within the window");
+        decode_chunk(id, plain.len() as u64, None, &file, &mut io::sink()).expect("within the window");
+    }
+
+    #[test]
+    fn encrypted_chunks_come_back_and_equal_content_gives_equal_objects() {
+        let [secret, other] = [0; 2].map(|_| Secret::generate().expect("random"));
+        for how in ALL {
+            for plain in [vec![], b"x".to_vec(), b"abcdefgh".repeat(100_000), noise(300_000)] {
+                let id = Sha256::digest(&plain).into();
+                let stored = encode(&plain, how, Some(&secret));
+                assert!(stored[0] >= ENCRYPTED);
+                assert_eq!(stored, encode(&plain, how, Some(&secret)));
+                assert_ne!(stored, encode(&plain, how, Some(&other)));
+                let open = |secret: Option<&Secret>, id, stored: &[u8]| {
+                    let mut shown = Vec::new();
+                    decode_chunk(id, plain.len() as u64, secret, stored, &mut shown).map(|_| shown)
+                };
+                assert_eq!(open(Some(&secret), id, &stored).expect("sealed by us"), plain);
+                assert!(matches!(open(None, id, &stored), Err(DecodeError::Encrypted)));
+                open(Some(&other), id, &stored).expect_err("sealed by somebody else");
+                open(Some(&secret), [1; 32], &stored).expect_err("another's object");
+
+                let mut file = tempfile::tempfile().expect("a file");
+                let encoded = encode_file(&mut Cursor::new(&plain), &mut file, how, Some(&secret));
+                let encoded = encoded.expect("no error");
+                let mut written = Vec::new();
+                file.rewind().and_then(|()| file.read_to_end(&mut written)).expect("readable");
+                assert_eq!((encoded.id, encoded.size), (id, plain.len() as u64));
+                assert_eq!(encoded.key, <[u8; 32]>::from(Sha256::digest(&written)));
+                assert_eq!(open(Some(&secret), id, &written).expect("sealed by us"), plain);
+            }
+        }
+    }
+
+    #[test]
+    fn an_encrypted_chunk_that_was_changed_shows_nothing() {
+        let secret = Secret::generate().expect("random");
+        let plain = b"what nobody but the recipients may see, ".repeat(10);
+        let id = Sha256::digest(&plain).into();
+        for how in ALL {
+            let stored = encode(&plain, how, Some(&secret));
+            let open = |stored: &[u8]| {
+                let mut shown = Vec::new();
+                let opened = decode_chunk(id, plain.len() as u64, Some(&secret), stored, &mut shown);
+                (opened.is_ok(), shown)
+            };
+            for position in 0..stored.len() {
+                let mut changed = stored.clone();
+                changed[position] ^= 1;
+                assert_eq!(open(&changed), (false, Vec::new()), "{how:?}: byte {position}");
+                assert_eq!(open(&stored[..position]), (false, Vec::new()), "{how:?}: cut at {position}");
+            }
+            assert_eq!(open(&[&stored[..], b"x"].concat()), (false, Vec::new()));
+            // Without its mark it is no encrypted chunk, and no other either.
+            let mut unmarked = stored.clone();
+            unmarked[0] -= ENCRYPTED;
+            assert!(!open(&unmarked).0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_encrypted_is_read_again() {
+        /// A file that has other content from its second reading on, or at each.
+        struct Changing {
+            readings: u8,
+            still_after: u8,
+            at: Cursor<Vec<u8>>,
+        }
+        impl Read for Changing {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.at.read(buffer)
+            }
+        }
+        impl Seek for Changing {
+            fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+                self.readings += 1;
+                self.at = Cursor::new(vec![self.readings.min(self.still_after); 100]);
+                self.at.seek(to)
+            }
+        }
+        let secret = Secret::generate().expect("random");
+        let encode = |still_after| {
+            let mut plain = Changing { readings: 0, still_after, at: Cursor::default() };
+            let mut file = tempfile::tempfile().expect("a file");
+            let encoded = encode_file(&mut plain, &mut file, Compression::default(), Some(&secret))?;
+            file.rewind()?;
+            decode_chunk(encoded.id, encoded.size, Some(&secret), file, &mut io::sink())
+                .map_err(io::Error::other)
+        };
+        encode(2).expect("still the second time");
+        encode(200).expect_err("never still");
     }
 }

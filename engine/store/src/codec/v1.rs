@@ -68,6 +68,23 @@ pub fn decode_v1(
     }
 }
 
+/// A body that was un-brotlied.
+pub(crate) struct Body {
+    /// Its length in bytes.
+    pub(crate) stored: u64,
+    /// MD5 of it.
+    pub(crate) md5: [u8; 16],
+}
+
+/// Un-brotlies a body of which the digests say nothing yet into `sink`: `size` bytes, or an error.
+pub(crate) fn decode_v1_body(size: u64, body: impl Read, sink: &mut impl Write) -> Result<Body, DecodeError> {
+    let mut body = Intake::new(body, size, Both { size, hash: Md5::new(), spool: None });
+    match unbrotli(&mut body, size, sink, |_| ()) {
+        Ok(()) => Ok(Body { stored: body.taken, md5: body.tap.md5() }),
+        Err(flaw) => Err(body.explain(flaw)),
+    }
+}
+
 /// What both forms need of the body: its MD5, and as long as it may be the file itself, its bytes.
 struct Both {
     size: u64,

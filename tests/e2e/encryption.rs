@@ -12,23 +12,23 @@ use crate::support::{Daemon, LIBS, Lab, Mounted, Stor, run, run_ok};
 use crate::tree;
 
 /// In the content of files, and in their names.
-const CONTENT: &str = "content-that-nobody-may-see";
-const NAME: &str = "name-that-nobody-may-see";
+pub(crate) const CONTENT: &str = "content-that-nobody-may-see";
+pub(crate) const NAME: &str = "name-that-nobody-may-see";
 
 /// Makes a key pair; returns the private key.
-fn keygen(lab: &Lab, name: &str) -> PathBuf {
+pub(crate) fn keygen(lab: &Lab, name: &str) -> PathBuf {
     let file = lab.path(name);
     run_ok(["keygen".as_ref(), file.as_os_str()]);
     file
 }
 
-fn public(key: &Path) -> PathBuf {
+pub(crate) fn public(key: &Path) -> PathBuf {
     let mut path = key.as_os_str().to_owned();
     path.push(".pub");
     path.into()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("a test path")
 }
 
@@ -56,7 +56,7 @@ fn pack_for(lab: &Lab, tree: &Path, stor: &str, key: &Path) -> PathBuf {
 
 /// Neither names nor content below `path` hold anything that nobody may see.
 #[track_caller]
-fn assert_nothing_shows(path: &Path) {
+pub(crate) fn assert_nothing_shows(path: &Path) {
     let mut files = 0;
     for entry in WalkDir::new(path) {
         let entry = entry.expect("readable");

@@ -18,6 +18,8 @@ mod overlay_full;
 mod overlay_judge;
 mod overlay_passthrough;
 mod overlay_state;
+mod push;
+mod push_crash;
 mod roundtrip;
 mod sharing;
 mod small_disk;

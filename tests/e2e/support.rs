@@ -291,6 +291,17 @@ impl Faulty {
         self.runtime.block_on(self.server.set(trouble)).expect("the trouble can be made");
     }
 
+    /// This share of all requests fails from now on.
+    pub(crate) fn fail_sometimes(&self, seed: u64, share: f64) {
+        let troubles = [
+            ServerTrouble::Status(500),
+            ServerTrouble::Status(503),
+            ServerTrouble::Lost,
+            ServerTrouble::Cut(7),
+        ];
+        self.server.sometimes(seed, share, troubles);
+    }
+
     /// How often an object was asked for.
     pub(crate) fn gets(&self, object: &Object) -> usize {
         self.server.requests("GET", &format!("/store/test/{}", object.key))

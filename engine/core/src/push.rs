@@ -34,7 +34,7 @@ use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::journal::Journal;
-use self::log::TransactionLog;
+pub(crate) use self::log::TransactionLog;
 use self::state::{Published, State};
 use crate::overlay::{Destination, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
 use crate::pack::{self, ListError};
@@ -231,12 +231,9 @@ impl Pusher {
             spool: self.options.dir.clone(),
             idle: IDLE,
         };
-        let sent = self.overlay.send(&how, &self.journal, progress).await?;
-        if let Err(error) = self.log.add(&sent.files, SystemTime::now()) {
-            tracing::warn!("cannot write the log of pushes {}: {error}", self.log.0.display());
-        }
+        let sent = self.overlay.send(&how, &self.journal, &self.log, progress).await?;
         let mut pushed = Pushed {
-            files: sent.files.len() as u64,
+            files: sent.files,
             new_objects: sent.new_objects,
             new_bytes: sent.new_bytes,
             waiting: sent.waiting.clone(),

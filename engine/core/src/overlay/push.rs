@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aysfs_flist::{Ancestor, Entry, Timestamp};
-use aysfs_store::{Content, ContentId, StoreError};
+use aysfs_store::{Content, StoreError};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
 
@@ -22,7 +22,7 @@ use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
 use crate::base::content_of;
 use crate::pack::upload::{Form, Job, MappedStores, Outcome, To, UploadError};
-use crate::push::Journal;
+use crate::push::{Journal, TransactionLog};
 
 /// How many objects are on their way at once.
 const AT_ONCE: usize = 10;
@@ -45,8 +45,8 @@ pub(crate) struct Sent {
     pub(crate) entries: Vec<Entry>,
     /// What the list was made from.
     pub(crate) ancestors: Vec<Ancestor>,
-    /// The files that were sent, and what of.
-    pub(crate) files: Vec<(Vec<u8>, ContentId)>,
+    /// How many files were sent.
+    pub(crate) files: u64,
     /// What waits for the next time.
     pub(crate) waiting: Vec<Waiting>,
     /// Objects that the stor did not have.
@@ -141,6 +141,7 @@ impl Overlay {
         &self,
         options: &PushOptions,
         journal: &Arc<Journal>,
+        log: &TransactionLog,
         progress: &Arc<SendProgress>,
     ) -> Result<Sent, SendError> {
         let abandoned = SetWhenDropped::default();
@@ -176,9 +177,9 @@ impl Overlay {
         let ready = ready.into_iter().map(|position| (position, entries[position].path.clone())).collect();
         let outcomes = job.outcomes(ready, move |position, _| inner.open_to_push(opened[&position]));
         let mut outcomes = std::pin::pin!(outcomes);
-        let (mut sent, mut new_objects, mut new_bytes) = (Vec::new(), 0, 0);
+        let (mut count, mut new_objects, mut new_bytes) = (0, 0, 0);
         while let Some(batch) = outcomes.try_next().await? {
-            let mut marks = Vec::new();
+            let (mut sent, mut marks) = (Vec::new(), Vec::new());
             for outcome in batch {
                 match outcome {
                     Outcome::Stored { position, file, new } => {
@@ -202,8 +203,11 @@ impl Overlay {
                     }
                 }
             }
-            let (inner, destination) = (self.0.clone(), options.destination.clone());
+            count += sent.len() as u64;
+            let (inner, destination, log) = (self.0.clone(), options.destination.clone(), log.clone());
             blocking(move || {
+                // First: what is marked is not sent again.
+                log.add(&sent, SystemTime::now());
                 inner.mark_all(marks, &destination);
                 Ok(())
             })
@@ -211,7 +215,7 @@ impl Overlay {
         }
         as_sent_before(&mut entries, &files, &unsent);
         let ancestors = self.0.w.ancestors(moved);
-        Ok(Sent { entries, ancestors, files: sent, waiting, new_objects, new_bytes })
+        Ok(Sent { entries, ancestors, files: count, waiting, new_objects, new_bytes })
     }
 }
 

@@ -18,11 +18,17 @@ const KEPT: u32 = 3;
 
 /// A log that is rotated.
 #[derive(Clone, Debug)]
-pub(super) struct TransactionLog(pub(super) PathBuf);
+pub(crate) struct TransactionLog(pub(super) PathBuf);
 
 impl TransactionLog {
-    /// Adds a line for each file.
-    pub(super) fn add(&self, files: &[(Vec<u8>, ContentId)], at: SystemTime) -> io::Result<()> {
+    /// Adds a line for each file. Without its log a push is as good; it is only said.
+    pub(crate) fn add(&self, files: &[(Vec<u8>, ContentId)], at: SystemTime) {
+        if let Err(error) = self.append(files, at) {
+            tracing::warn!("cannot write the log of pushes {}: {error}", self.0.display());
+        }
+    }
+
+    fn append(&self, files: &[(Vec<u8>, ContentId)], at: SystemTime) -> io::Result<()> {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut open = None;
         for (path, id) in files {
@@ -80,12 +86,12 @@ mod tests {
         let log = TransactionLog(path.clone());
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
         let id = ContentId::Md5([0xab; 16]);
-        log.add(&[(b"a|b\n".to_vec(), id)], at).expect("added");
+        log.append(&[(b"a|b\n".to_vec(), id)], at).expect("added");
         let line = format!("/a\\x7cb\\n|{id}|1700000000\n");
         assert_eq!(fs::read_to_string(&path).expect("there"), line);
 
         let many = vec![(vec![b'x'; 4000], id); 6000];
-        log.add(&many, at).expect("added");
+        log.append(&many, at).expect("added");
         let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).ok();
         for number in 1..=3 {
             let length = length(&suffixed(&path, number)).expect("kept");

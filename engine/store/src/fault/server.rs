@@ -61,6 +61,22 @@ pub enum ServerTrouble {
     Redirect(Url),
 }
 
+impl State {
+    /// What happens to the next request.
+    fn next(&mut self) -> ServerTrouble {
+        if let Some(trouble) = self.script.pop_front() {
+            return trouble;
+        }
+        if let Some((rng, share, troubles)) = &mut self.sometimes
+            && rng.f64() < *share
+            && let Some(trouble) = rng.choice(&*troubles)
+        {
+            return trouble.clone();
+        }
+        self.always.clone()
+    }
+}
+
 /// A server on loopback that passes requests on to another one.
 #[derive(Debug)]
 pub struct FaultServer {
@@ -80,6 +96,7 @@ struct Shared {
 struct State {
     /// What happens to the next requests, before `always` does.
     script: VecDeque<ServerTrouble>,
+    sometimes: Option<(fastrand::Rng, f64, Vec<ServerTrouble>)>,
     always: ServerTrouble,
     /// How many requests came in, by method and path.
     requests: HashMap<(String, String), usize>,
@@ -136,6 +153,12 @@ impl FaultServer {
         self.shared.state().script.extend(troubles);
     }
 
+    /// What happens to this share of the requests from now on: one of these, the same ones for the same seed.
+    pub fn sometimes(&self, seed: u64, share: f64, troubles: impl IntoIterator<Item = ServerTrouble>) {
+        let troubles = troubles.into_iter().collect();
+        self.shared.state().sometimes = Some((fastrand::Rng::with_seed(seed), share, troubles));
+    }
+
     /// How many requests with this method and path have come in.
     pub fn requests(&self, method: &str, path: &str) -> usize {
         let key = (method.to_owned(), path.to_owned());
@@ -170,7 +193,7 @@ async fn answer(shared: axum::extract::State<Arc<Shared>>, request: Request) -> 
         let mut state = shared.state();
         let key = (request.method().to_string(), request.uri().path().to_owned());
         *state.requests.entry(key).or_default() += 1;
-        state.script.pop_front().unwrap_or_else(|| state.always.clone())
+        state.next()
     };
     let path = request.uri().path().to_owned();
     match &trouble {

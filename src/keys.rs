@@ -21,7 +21,8 @@ pub(crate) fn either(file: &Path) -> anyhow::Result<KeyFile> {
     KeyFile::read(file).map_err(refused)
 }
 
-/// What a mount encrypts with: as its flist was, and for these as well; a new secret if it was not encrypted.
+/// What a mount encrypts with: as its flist was, and for these as well; a new secret if it was not encrypted. Only flists
+/// that are written keep a new secret: whoever remembers objects longer than that has to remember its fingerprint with them.
 pub(crate) fn sealing(of: Option<&Sealing>, recipients: &[PublicKey]) -> anyhow::Result<Option<Sealing>> {
     let Some(known) = of else {
         return Ok(if recipients.is_empty() { None } else { Some(Sealing::new(recipients)?) });

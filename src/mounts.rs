@@ -149,6 +149,7 @@ async fn prepare_one(
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
             let sealing = keys::sealing(base.sealing(), &plan.recipients).map_err(|error| vec![error])?;
+            let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));
             let (fs, shows) = show(base, cache, stors, &plan).map_err(|error| vec![error.into()])?;
             Ok(Ready { fs, shows, entries, plan })

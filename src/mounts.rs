@@ -162,6 +162,7 @@ async fn prepare_one(
             let entries = base.index().len();
             let sealing = keys::sealing_of_mount(base.sealing(), &plan.recipients, &plan.backend)
                 .map_err(|error| vec![error])?;
+            let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));
             let (fs, shows, pusher) = show(base, cache, stors, &plan).map_err(|error| vec![error])?;
             Ok(Ready { fs, shows, pusher, entries, plan })

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
         mounts::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,
     );
 
-    let stors = Arc::new(stors.sealed_with(base.sealing().cloned()));
+    let stors = Arc::new(base.unlock(stors)?);
 
     let done = Arc::<Progress>::default();
     let (shown, total) = (done.clone(), base.index().total_size());

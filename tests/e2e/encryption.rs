@@ -260,6 +260,12 @@ fn config(lab: &Lab, flist: &Path, stor: &str, user: &Path, mode: &str) -> PathB
 
 #[test]
 fn a_config_with_encrypted_reads_what_is_and_commits_encrypted() {
+    for mode in ["OL", "RW"] {
+        read_and_commit_encrypted(mode);
+    }
+}
+
+fn read_and_commit_encrypted(mode: &str) {
     let lab = Lab::new();
     let source = source(&lab);
     let user = keygen(&lab, "user.pem");
@@ -269,7 +275,7 @@ fn a_config_with_encrypted_reads_what_is_and_commits_encrypted() {
     let empty = lab.dir("empty");
     let (plain, _) = pack(&lab, &empty, &stor.url(), "plain.flist", &[]);
     // The public key suffices to write.
-    let file = config(&lab, &plain, &stor.url(), &public(&user), "OL");
+    let file = config(&lab, &plain, &stor.url(), &public(&user), mode);
     let mut daemon = Daemon::start(["-config", text(&file)]);
     daemon.wait_for_log("all mounts are up");
     assert!(!daemon.log().contains("without effect"), "{}", daemon.log());

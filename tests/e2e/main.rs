@@ -26,3 +26,4 @@ mod small_disk;
 mod support;
 mod tree;
 mod user_mount;
+mod v1_encrypted;

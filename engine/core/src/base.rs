@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use aysfs_flist::{
     Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, ObjectKey, Owner,
-    ParseOptions, Source, Timestamp,
+    ParseOptions, Source, Timestamp, V1Keys,
 };
-use aysfs_store::crypt::Sealing;
-use aysfs_store::{Content, ContentId, Key};
+use aysfs_store::crypt::{PrivateKey, Sealing, V1Keyring};
+use aysfs_store::{Content, ContentId, Key, Mirror};
 use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
@@ -52,6 +52,8 @@ pub struct Base {
     has_acls: bool,
     hard_links: OnceLock<HardLinks>,
     sealing: Option<Sealing>,
+    /// What opens content that was encrypted by the old system.
+    private_keys: Vec<PrivateKey>,
 }
 
 impl Base {
@@ -77,12 +79,35 @@ impl Base {
         let uids = index.users().iter().map(|owner| resolve(owner, uid, nobody)).collect();
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
-        Ok(Self { index, uids, gids, has_acls, hard_links: OnceLock::new(), sealing: None })
+        let hard_links = OnceLock::new();
+        Ok(Self { index, uids, gids, has_acls, hard_links, sealing: None, private_keys: Vec::new() })
     }
 
-    /// The same, of a flist that was encrypted with this.
-    pub(crate) fn sealed_with(self, sealing: Option<Sealing>) -> Self {
-        Self { sealing, ..self }
+    /// The same, of a flist that was encrypted with `sealing` if it was, for whoever has the private keys.
+    pub(crate) fn opened_with(self, sealing: Option<Sealing>, private_keys: Vec<PrivateKey>) -> Self {
+        Self { sealing, private_keys, ..self }
+    }
+
+    /// The stors, with what opens the content of this tree.
+    ///
+    /// # Errors
+    /// [`BaseError::Damaged`].
+    pub fn unlock(&self, stors: Mirror) -> Result<Mirror, BaseError> {
+        let mut keys = V1Keyring::new(self.private_keys.clone());
+        for object in self.index.v1_keys() {
+            let (hash, V1Keys { user, store }) = object?;
+            for wrapped in [user, store].iter().filter(|wrapped| !wrapped.is_empty()) {
+                keys.add(hash, wrapped);
+            }
+        }
+        if keys.is_locked() && keys.objects() > 0 {
+            tracing::warn!(
+                objects = keys.objects(),
+                "some content is encrypted, and cannot be read without the private key of a recipient: name it with --key, or in \
+                 a config with encrypted = true and user_rsa"
+            );
+        }
+        Ok(stors.sealed_with(self.sealing.clone()).with_v1_keys(keys))
     }
 
     /// What the flist was encrypted with, if it was: its content is, too.

@@ -62,7 +62,7 @@ pub struct Request {
     pub parse: ParseOptions,
     /// Who may have signed it; if there are none, nobody has to.
     pub trusted_keys: Vec<PublicKey>,
-    /// What may open it if it is encrypted.
+    /// What may open it if it is encrypted, and content that the old system encrypted.
     pub private_keys: Vec<PrivateKey>,
 }
 
@@ -162,7 +162,8 @@ pub async fn load(
             Some(bytes) => aysfs_flist::Source::Bytes { name: &name, bytes },
             None => files.source(&name, &request.source),
         };
-        let base = open(&name, source, &request.parse, &index)?.sealed_with(sealing);
+        let base = open(&name, source, &request.parse, &index)?;
+        let base = base.opened_with(sealing, request.private_keys);
         if signed == Signed::ByTrusted {
             memory.accept(&name, base.index().header().version.unwrap_or(0))?;
         }

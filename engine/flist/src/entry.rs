@@ -25,6 +25,8 @@ pub struct Entry {
     pub ctime: Timestamp,
     /// Where the content of a regular file is; an empty file needs none.
     pub content: Option<Content>,
+    /// What opens the object of a v1 list, if that is encrypted.
+    pub v1_keys: V1Keys,
     /// Target of a symlink; empty for anything else.
     pub target: Vec<u8>,
     /// Another name of the file at this path, which an earlier entry describes. Everything else that this entry
@@ -49,6 +51,7 @@ impl Entry {
             mtime: Timestamp::default(),
             ctime: Timestamp::default(),
             content: None,
+            v1_keys: V1Keys::default(),
             target: Vec::new(),
             link: None,
             xattrs: Vec::new(),
@@ -157,6 +160,22 @@ pub enum Content {
         /// The chunk table.
         table: Place,
     },
+}
+
+/// The key of an encrypted v1 object, wrapped for each of its recipients; empty: not for this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct V1Keys {
+    /// For the user (`ukey=`).
+    pub user: Vec<u8>,
+    /// For the stor (`skey=`).
+    pub store: Vec<u8>,
+}
+
+impl V1Keys {
+    /// Whether there are none: the object is not encrypted.
+    pub fn is_empty(&self) -> bool {
+        self.user.is_empty() && self.store.is_empty()
+    }
 }
 
 /// The key of an object: shown as the lowercase hex digits of a digest.

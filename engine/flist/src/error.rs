@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
+    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
+    MAX_WRAPPED_KEY, MAX_XATTR,
 };
 
 /// A flist that cannot be used, or an index that cannot be made.
@@ -147,6 +148,8 @@ pub enum Reason {
     TwoPlaces,
     #[error("bad object key {0:?}: expected 32 or 64 lowercase hex digits")]
     Key(String),
+    #[error("bad wrapped key: expected hex digits of at most {MAX_WRAPPED_KEY} bytes")]
+    WrappedKey,
     #[error("bad place {0:?}: expected pack:offset:stored length")]
     Place(String),
     #[error("pack {0} is not in the header")]

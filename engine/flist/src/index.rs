@@ -27,7 +27,7 @@ use self::format::{
 use self::key::Key;
 use self::shelf::Shelf;
 pub use self::walk::Entries;
-use crate::entry::{Content, Dialect, Header, Kind, ObjectKey, Owner, Place, TimeOrder, Timestamp};
+use crate::entry::{Content, Dialect, Header, Kind, ObjectKey, Owner, Place, TimeOrder, Timestamp, V1Keys};
 use crate::error::FlistError;
 use crate::limits::MAX_DEPTH;
 use crate::parse::ParseOptions;
@@ -257,6 +257,23 @@ impl Index {
         Ok(false)
     }
 
+    /// The encrypted v1 objects, and what opens them.
+    ///
+    /// # Errors
+    /// [`Corrupt`], one by one.
+    pub fn v1_keys(&self) -> impl Iterator<Item = Result<([u8; 16], V1Keys), Corrupt>> {
+        let rows = self.rows::<Md5Row>(Section::Md5).iter();
+        let encrypted = rows.filter(|row| row.user_key.length.get() > 0 || row.store_key.length.get() > 0);
+        encrypted.map(|row| Ok((row.md5, self.keys_of(row)?)))
+    }
+
+    fn keys_of(&self, row: &Md5Row) -> Result<V1Keys, Corrupt> {
+        let key = |slice| {
+            self.blob(slice).map(<[u8]>::to_vec).ok_or_else(|| self.corrupt("a key outside of the blobs"))
+        };
+        Ok(V1Keys { user: key(row.user_key)?, store: key(row.store_key)? })
+    }
+
     /// The whole tree as entries, parents first, names in order. The first name of a file describes it, the
     /// others are links to it.
     pub fn entries(&self) -> Entries<'_> {
@@ -403,6 +420,18 @@ impl<'a> NodeRef<'a> {
                 Content::Chunks { sha256, table }
             }
         }))
+    }
+
+    /// What opens the content, if that is an encrypted v1 object.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub fn v1_keys(&self) -> Result<V1Keys, Corrupt> {
+        if ContentTag::from_byte(self.record.content) != Some(ContentTag::V1) {
+            return Ok(V1Keys::default());
+        }
+        let row = self.index.row(Section::Md5, self.record.a.get(), "content without its hash")?;
+        self.index.keys_of(row)
     }
 
     /// The target of a symlink; empty for anything else.

@@ -31,6 +31,8 @@
 //!   ignored.
 //! - A hash of 32 digits in v2, without a column that says where the content is, is that of a v1 list: the file is an object
 //!   of a v1 stor. So a list that is made from a v1 list by changes need not fetch what did not change.
+//! - `ukey=` and `skey=` are the key of an encrypted v1 object, wrapped for its recipients, in hex digits. They are columns of
+//!   v1 long as well; all else that a line of it has behind its ten fields is ignored.
 //! - `# from <digest>` in the header of v2 names a list that this one was made from, and `# moved <old> <new>` behind it a
 //!   directory that has another path there, so that what was remembered of the old list can be used with the new one.
 //! - `data=<offset>+<length>,...` in v2 are the parts of a sparse file that are not holes.
@@ -52,12 +54,13 @@ mod write;
 
 pub use entry::{
     Ancestor, BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, TimeOrder,
-    Timestamp,
+    Timestamp, V1Keys,
 };
 pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
+    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
+    MAX_WRAPPED_KEY, MAX_XATTR,
 };
 pub use minisign_verify::PublicKey;
 pub use parse::{Flist, ParseOptions, Times};

@@ -18,3 +18,5 @@ pub const MAX_MOVED: usize = 1 << 20;
 pub const MAX_TARGET: usize = 4095;
 /// Longest value of an extended attribute, in bytes (`XATTR_SIZE_MAX`).
 pub const MAX_XATTR: usize = 65536;
+/// Longest wrapped key of a v1 object, in bytes: as long as the modulus of an RSA key.
+pub const MAX_WRAPPED_KEY: usize = 2048;

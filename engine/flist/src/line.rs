@@ -9,10 +9,10 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::entry::{Content, Dialect, Entry, Kind, Owner, Pack, Place, Timestamp};
+use crate::entry::{Content, Dialect, Entry, Kind, Owner, Pack, Place, Timestamp, V1Keys};
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
-use crate::limits::{MAX_NAME, MAX_TARGET, MAX_XATTR};
+use crate::limits::{MAX_NAME, MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR};
 use crate::path::{self, Trim, Trimmed};
 
 /// The digits of a hash that is one of a v1 list.
@@ -41,7 +41,12 @@ impl LineParser<'_> {
     pub(crate) fn parse(&self, number: u64, line: &[u8]) -> Result<Option<Line>, Problem> {
         let (entry, link_column) = match self.dialect {
             Dialect::V1Short => (short(line)?, 1),
-            Dialect::V1Long => (self.long(line)?.entry, 1),
+            Dialect::V1Long => {
+                let Long { mut entry, fields, .. } = self.long(line)?;
+                let keys = v1_keys(fields)?;
+                entry.take_keys(keys);
+                (entry, 1)
+            }
             Dialect::V2 => {
                 escape::refuse_controls(line)?;
                 let Long { mut entry, hash, fields } = self.long(line)?;
@@ -155,6 +160,8 @@ impl LineParser<'_> {
             let twice = match key {
                 b"uid" => columns.uid.replace(value.id()?).is_some(),
                 b"gid" => columns.gid.replace(value.id()?).is_some(),
+                b"ukey" => !std::mem::replace(&mut columns.v1_keys.user, value.wrapped_key()?).is_empty(),
+                b"skey" => !std::mem::replace(&mut columns.v1_keys.store, value.wrapped_key()?).is_empty(),
                 b"link" => {
                     columns.link_column = value.column;
                     columns.link.replace(self.text(value)?.path()?).is_some()
@@ -221,6 +228,7 @@ struct Columns<'a> {
     link: Option<Vec<u8>>,
     link_column: usize,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    v1_keys: V1Keys,
     data: Option<(Field<'a>, Vec<Range<u64>>)>,
     place: Option<(&'static str, Field<'a>, Stored)>,
 }
@@ -261,6 +269,7 @@ impl<'a> Columns<'a> {
         }
         if self.place.is_none() && hash.text.len() == V1_DIGITS {
             entry.content = v1_content(&hash, entry.size)?;
+            entry.take_keys(self.v1_keys);
             return Ok(());
         }
         let sha256 = if hash.text.is_empty() { None } else { Some(hash.digest::<32>()?) };
@@ -274,6 +283,28 @@ impl<'a> Columns<'a> {
         };
         Ok(())
     }
+}
+
+impl Entry {
+    /// Keeps the keys of an object, if it has one that they can be of.
+    fn take_keys(&mut self, keys: V1Keys) {
+        if let Some(Content::V1(_)) = self.content {
+            self.v1_keys = keys;
+        }
+    }
+}
+
+/// The keys among the fields that v1 does not know.
+fn v1_keys(fields: Fields<'_>) -> Result<V1Keys, Problem> {
+    let mut keys = V1Keys::default();
+    for field in fields {
+        match field.text {
+            [b'u', b'k', b'e', b'y', b'=', ..] => keys.user = field.part(5).wrapped_key()?,
+            [b's', b'k', b'e', b'y', b'=', ..] => keys.store = field.part(5).wrapped_key()?,
+            _ => {}
+        }
+    }
+    Ok(keys)
 }
 
 fn short(line: &[u8]) -> Result<Entry, Problem> {
@@ -395,6 +426,11 @@ impl<'a> Field<'a> {
     fn key(&self) -> Result<crate::ObjectKey, Problem> {
         let key = std::str::from_utf8(self.text).ok().and_then(|text| text.parse().ok());
         key.ok_or_else(|| self.bad(Reason::Key))
+    }
+
+    fn wrapped_key(&self) -> Result<Vec<u8>, Problem> {
+        let key = hex::decode(self.text).ok().filter(|key| key.len() <= MAX_WRAPPED_KEY);
+        key.ok_or_else(|| self.problem(Reason::WrappedKey))
     }
 
     fn time(&self) -> Result<Timestamp, Problem> {

@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
-use crate::entry::{Content, Entry, Kind, ObjectKey, Owner, Place, Timestamp};
+use crate::entry::{Content, Entry, Kind, ObjectKey, Owner, Place, Timestamp, V1Keys};
 use crate::error::{Problem, Reason, shown};
 use crate::index::format::{
     ContentTag, Md5Row, ObjectRow, PlaceRow, Record, Run, SegmentRow, Slice, XattrRow,
@@ -260,7 +260,7 @@ impl Tree {
         let (mut a, mut b, mut content) = (0, 0, ContentTag::None);
         match entry.kind {
             Kind::Regular => {
-                (content, a) = self.content(entry.content)?;
+                (content, a) = self.content(entry.content, &entry.v1_keys)?;
                 b = self.segment_run(entry)?;
             }
             Kind::Symlink => {
@@ -293,7 +293,7 @@ impl Tree {
         })
     }
 
-    fn content(&mut self, content: Option<Content>) -> Result<(ContentTag, u32), Reason> {
+    fn content(&mut self, content: Option<Content>, keys: &V1Keys) -> Result<(ContentTag, u32), Reason> {
         let place = |sha256, Place { pack, offset, stored }| PlaceRow {
             sha256,
             offset: U64::new(offset),
@@ -303,7 +303,10 @@ impl Tree {
         };
         Ok(match content {
             None => (ContentTag::None, 0),
-            Some(Content::V1(md5)) => (ContentTag::V1, push(&mut self.md5, Md5Row { md5 })?),
+            Some(Content::V1(md5)) => {
+                let (user_key, store_key) = (self.blob(&keys.user)?, self.blob(&keys.store)?);
+                (ContentTag::V1, push(&mut self.md5, Md5Row { md5, user_key, store_key })?)
+            }
             Some(Content::Object { sha256, key: ObjectKey::Md5(md5) }) => {
                 let mut key = [0; 32];
                 key[..md5.len()].copy_from_slice(&md5);

@@ -8,6 +8,7 @@
 //! | header, extended attributes, holes, nanoseconds | lost | lost |
 //! | hard links | become copies | become copies |
 //! | numbers of owners that have a name | lost | lost |
+//! | wrapped keys of encrypted objects | kept | lost |
 //! | modes, owners, times | kept | lost: 0755, root, epoch |
 //! | directories | kept | lost if empty |
 //! | symlinks, devices, fifos, sockets | kept | refused |
@@ -20,7 +21,7 @@ use std::io::{self, Write};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::entry::{Ancestor, Content, Dialect, Entry, Header, Kind, Owner, Place, Timestamp};
+use crate::entry::{Ancestor, Content, Dialect, Entry, Header, Kind, Owner, Place, Timestamp, V1Keys};
 use crate::error::{Reason, shown};
 use crate::escape::{encode, encode_byte};
 use crate::header::{FORMAT, SIGNATURE};
@@ -215,6 +216,9 @@ fn long(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
         Kind::Symlink => line.extend(v1_text(entry, dialect, &entry.target)?),
         kind => device(line, kind)?,
     }
+    if entry.kind == Kind::Regular {
+        keys(line, &entry.v1_keys)?;
+    }
     line.push(b'\n');
     Ok(())
 }
@@ -280,7 +284,8 @@ fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
             Some(Content::Chunks { table: Place { pack, offset, stored }, .. }) => {
                 write!(line, "|chunks={pack}:{offset}:{stored}")?;
             }
-            Some(Content::V1(_)) | None => {}
+            Some(Content::V1(_)) => keys(line, &entry.v1_keys)?,
+            None => {}
         }
         if let Some(data) = &entry.data {
             let segments: Vec<_> = data
@@ -294,6 +299,16 @@ fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
         line.extend(b"|x.");
         encode(name, b"=", line);
         write!(line, "={}", STANDARD.encode(value))?;
+    }
+    Ok(())
+}
+
+/// The columns with the key of an encrypted v1 object.
+fn keys(line: &mut Vec<u8>, keys: &V1Keys) -> io::Result<()> {
+    for (key, wrapped) in [("ukey", &keys.user), ("skey", &keys.store)] {
+        if !wrapped.is_empty() {
+            write!(line, "|{key}={}", hex::encode(wrapped))?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ mod tree;
 
 use aysfs_flist::{
     Ancestor, Content, Dialect, Entry, Flist, Header, Index, Kind, MAX_LINE, MAX_XATTR, ObjectKey, Owner,
-    ParseOptions, Source, Timestamp, WriteError, Writer,
+    ParseOptions, Source, Timestamp, V1Keys, WriteError, Writer,
 };
 use proptest::prelude::*;
 
@@ -77,9 +77,12 @@ fn v1_long_keeps_what_it_can_hold() {
     file.ctime = Timestamp { secs: 6, nanos: 0 };
     let mut link = Entry::new("usr/l", Kind::Symlink);
     link.target = b"../x".to_vec();
+    let v1_keys = V1Keys { user: vec![1, 0xAB], store: vec![2] };
+    let encrypted = Entry { path: b"usr/e".to_vec(), v1_keys, ..file.clone() };
     let mut entries = vec![
         Entry::new("", Kind::Directory),
         file,
+        encrypted,
         link,
         Entry::new("dev/null", Kind::CharDevice { major: 1, minor: 3 }),
         Entry::new("p", Kind::Fifo),
@@ -93,6 +96,7 @@ fn v1_long_keeps_what_it_can_hold() {
         String::from_utf8(text.clone()).expect("text"),
         "/||0|root|root|755|4|0|0|\n\
          /usr/bin/ä|abababababababababababababababab|5|alice|12|4711|2|6|5|\n\
+         /usr/e|abababababababababababababababab|5|alice|12|4711|2|6|5||ukey=01ab|skey=02\n\
          /usr/l||0|root|root|755|1|0|0|../x\n\
          /dev/null||0|root|root|755|5|0|0|1,3\n\
          /p||0|root|root|755|6|0|0|\n"

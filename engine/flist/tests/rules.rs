@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use aysfs_flist::{
     Content, Dialect, Entry, Flist, FlistError, Kind, MAX_LINE, Owner, ParseOptions, Source, TimeOrder,
-    Times, Timestamp,
+    Times, Timestamp, V1Keys,
 };
 
 const MD5: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -415,6 +415,16 @@ fn v2_says_where_content_is() {
         error(old.replace("d41d8", "xyz12")),
         "line 3, column 3: bad hash \"xyz12cd98f00b204e9800998ecf8427e\": expected 32 hex digits"
     );
+    for encrypted in [
+        format!("{}|ukey=01ab|skey=02", old.trim_end()),
+        format!("a|{MD5}|1|||644|2|0|0|||ukey=01AB|x|skey=02"),
+    ] {
+        let keys = V1Keys { user: vec![1, 0xAB], store: vec![2] };
+        assert_eq!(parse(&encrypted).entries[0].v1_keys, keys, "{encrypted}");
+        let bad = error(encrypted.replace("skey=02", "skey=2"));
+        assert!(bad.ends_with("bad wrapped key: expected hex digits of at most 2048 bytes"), "{bad}");
+    }
+    assert!(parse(file("|at=1:0:1|ukey=01")).entries[0].v1_keys.is_empty(), "of no use there, and dropped");
     assert_eq!(parse(file("|at=1:0:1|data=")).entries[0].data, Some(vec![]), "a hole from end to end");
 }
 

@@ -4,7 +4,7 @@
 //! - A [`Sealing`] is a secret and who may know it. It seals flists: their clear header holds the secret, wrapped for the
 //!   RSA key of each recipient, and the rest is one encrypted body ([`list`]).
 //! - [`PrivateKey`], [`PublicKey`] and [`KeyFile`] are RSA keys in PEM files.
-//! - [`V1Key`] opens what the old system wrote.
+//! - [`V1Key`] opens what the old system wrote; a [`V1Keyring`] has those of a flist.
 //!
 //! It keeps content and names secret from the stor, and finds what the stor changed. It does not say who wrote a list:
 //! whoever has a recipient's public key can write one for it, so where that matters a list is signed as well.
@@ -23,6 +23,6 @@ mod v1;
 pub use key::{KeyFile, KeyFileError, PrivateKey, PublicKey};
 pub use list::{SealedError, Sealing, is_sealed};
 pub use secret::{NoRandomness, Secret, SecretFileError};
-pub use v1::{V1Key, decode_v1_sealed};
+pub use v1::{V1Key, V1Keyring, decode_v1_sealed};
 
 pub(crate) use segment::{Opener, Sealer};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 use tokio::time::Instant;
 
-use crate::crypt::{Sealing, Secret};
+use crate::crypt::{Sealing, Secret, V1Keyring};
 use crate::{ETag, Fault, Key, Precondition, StaticName, Store, StoreError, Stored, Upload};
 
 /// How a read from a stor went, as the reader sees it who verified what came.
@@ -45,6 +45,7 @@ pub struct Mirror {
     first: Member,
     others: Vec<Member>,
     sealing: Option<Sealing>,
+    v1_keys: V1Keyring,
 }
 
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
         let member = |store| Member { store, health: Mutex::default() };
-        Self { first: member(first), others: others.into_iter().map(member).collect(), sealing: None }
+        let others = others.into_iter().map(member).collect();
+        Self { first: member(first), others, sealing: None, v1_keys: V1Keyring::default() }
     }
 
     /// The same, for what is encrypted with this, if anything is.
@@ -105,6 +107,16 @@ impl Mirror {
     /// What new flists are encrypted with, and their content.
     pub fn sealing(&self) -> Option<&Sealing> {
         self.sealing.as_ref()
+    }
+
+    /// The same, for objects of the old system that these keys open.
+    pub fn with_v1_keys(self, v1_keys: V1Keyring) -> Self {
+        Self { v1_keys, ..self }
+    }
+
+    /// What opens encrypted objects of the old system.
+    pub fn v1_keys(&self) -> &V1Keyring {
+        &self.v1_keys
     }
 
     /// What opens encrypted content that is there.

@@ -45,6 +45,10 @@ impl File {
     }
 }
 
+fn unwrap(wrapped: &str, recipient: &PrivateKey) -> Option<V1Key> {
+    V1Key::unwrap(&hex::decode(wrapped).expect("hex"), recipient)
+}
+
 fn md5(digits: &str) -> [u8; 16] {
     hex::decode(digits).expect("hex").try_into().expect("32 digits")
 }
@@ -75,7 +79,7 @@ fn everything_that_the_old_system_wrote_is_read_by_both_recipients() {
     assert_eq!(fixture.files.len(), 3);
     for file in &fixture.files {
         for (recipient, wrapped) in [(&user, &file.user_key), (&store, &file.store_key)] {
-            let key = V1Key::unwrap(wrapped, recipient).expect("wrapped for it");
+            let key = unwrap(wrapped, recipient).expect("wrapped for it");
             let (plain, decoded) = file.decode(&key, &file.body()).expect("sound");
             assert_eq!(plain.len() as u64, file.size, "{}", file.name);
             assert_eq!(hex::encode(Sha256::digest(&plain)), file.sha256, "{}", file.name);
@@ -90,18 +94,18 @@ fn keys_of_others_open_nothing() {
     let fixture = fixture();
     let [user, store] = keys(&fixture);
     for file in &fixture.files {
-        assert!(V1Key::unwrap(&file.user_key, &store).is_none());
-        assert!(V1Key::unwrap(&file.store_key, &user).is_none());
+        assert!(unwrap(&file.user_key, &store).is_none());
+        assert!(unwrap(&file.store_key, &user).is_none());
         for other in fixture.files.iter().filter(|other| other.name != file.name) {
-            let key = V1Key::unwrap(&other.user_key, &user).expect("a key");
+            let key = unwrap(&other.user_key, &user).expect("a key");
             assert!(matches!(file.decode(&key, &file.body()), Err(DecodeError::Key)), "{}", file.name);
         }
     }
-    for bad in ["", "00", "not hex", &"00".repeat(256), &fixture.files[0].user_key[2..]] {
-        assert!(V1Key::unwrap(bad, &user).is_none());
+    for bad in ["", "00", &"00".repeat(256), &fixture.files[0].user_key[2..]] {
+        assert!(unwrap(bad, &user).is_none());
     }
     let changed = fixture.files[0].user_key.replacen('a', "b", 1);
-    assert!(V1Key::unwrap(&changed, &user).is_none());
+    assert!(unwrap(&changed, &user).is_none());
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn what_was_changed_is_refused() {
     let fixture = fixture();
     let [user, _] = keys(&fixture);
     for file in &fixture.files {
-        let key = V1Key::unwrap(&file.user_key, &user).expect("a key");
+        let key = unwrap(&file.user_key, &user).expect("a key");
         let body = file.body();
         for position in (0..body.len()).step_by(1 + body.len() / 200) {
             let mut changed = body.clone();

@@ -319,6 +319,7 @@ impl<'a> Walk<'a> {
             Origin::Base(node) => {
                 let of = self.inner.w.base().index().node(*node).map_err(damaged)?;
                 entry.content = of.content().map_err(damaged)?;
+                entry.v1_keys = of.v1_keys().map_err(damaged)?;
                 entry.data = of.data().map_err(damaged)?.map(Iterator::collect);
                 Ok(())
             }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use aysfs_flist::{Entry, Kind, Owner, Timestamp};
+use aysfs_flist::{Entry, Kind, Owner, Timestamp, V1Keys};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::io::Errno;
 use uzers::{Groups, Users, UsersCache};
@@ -102,6 +102,7 @@ fn describe(path: Vec<u8>, meta: &Metadata, users: &UsersCache) -> Entry {
         mtime,
         ctime,
         content: None,
+        v1_keys: V1Keys::default(),
         target: Vec::new(),
         link: None,
         xattrs: Vec::new(),

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The first bytes of every index.
 pub(crate) const MAGIC: [u8; 8] = *b"aysfsidx";
 /// The version of this layout, and of what compiling makes of a list.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// Declares the rows of the file.
 macro_rules! rows {
@@ -125,6 +125,9 @@ rows! {
     /// Content of v1.
     struct Md5Row {
         md5: [u8; 16],
+        /// What opens it, wrapped for the user and for the stor; empty: nothing.
+        user_key: Slice,
+        store_key: Slice,
     }
 
     /// Content that is an object.
@@ -173,7 +176,7 @@ pub(crate) enum Section {
     Dentries,
     /// Bytes of names, in the order of the dentries.
     Names,
-    /// Bytes of targets, attributes, owners, header values.
+    /// Bytes of targets, attributes, owners, wrapped keys, header values.
     Blobs,
     /// [`OwnerRow`]s.
     Users,

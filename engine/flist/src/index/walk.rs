@@ -96,6 +96,7 @@ impl NodeRef<'_> {
         entry.mtime = self.mtime();
         entry.ctime = self.ctime();
         entry.content = self.content()?;
+        entry.v1_keys = self.v1_keys()?;
         entry.target = self.target()?.to_vec();
         if entry.target.is_empty() {
             entry.size = self.size();

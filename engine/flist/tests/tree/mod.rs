@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use aysfs_flist::{Ancestor, Content, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Timestamp};
+use aysfs_flist::{Ancestor, Content, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Timestamp, V1Keys};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -144,13 +144,21 @@ fn entry() -> impl Strategy<Value = Entry> {
     });
     let xattrs = prop::collection::btree_map(text(20), vec(any::<u8>(), 0..40), 0..3);
     let link = option::weighted(0.2, Just(Vec::new()));
-    (kind(), 0..=0o7777_u16, owner(), owner(), time(), time(), regular, text(30), xattrs, link).prop_map(
-        |(kind, perm, user, group, mtime, ctime, (size, content, data), target, xattrs, link)| {
+    let keys = (vec(any::<u8>(), 0..20), vec(any::<u8>(), 0..20));
+    let keys = keys.prop_map(|(user, store)| V1Keys { user, store });
+    let times = (time(), time());
+    (kind(), 0..=0o7777_u16, owner(), owner(), times, regular, keys, text(30), xattrs, link).prop_map(
+        |(kind, perm, user, group, (mtime, ctime), (size, content, data), keys, target, xattrs, link)| {
             let mut entry = Entry::new("", kind);
             (entry.perm, entry.user, entry.group, entry.mtime, entry.ctime) =
                 (perm, user, group, mtime, ctime);
             match kind {
-                Kind::Regular => (entry.size, entry.content, entry.data) = (size, content, data),
+                Kind::Regular => {
+                    (entry.size, entry.content, entry.data) = (size, content, data);
+                    if let Some(Content::V1(_)) = content {
+                        entry.v1_keys = keys;
+                    }
+                }
                 Kind::Symlink => entry.target = target,
                 _ => {}
             }

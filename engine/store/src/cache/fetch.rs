@@ -23,7 +23,7 @@ use super::lane::Lane;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
 use super::sparse::SparseWriter;
 use crate::codec::{self, DecodeError, Decoded, Sink};
-use crate::crypt::Secret;
+use crate::crypt::decode_v1_sealed;
 use crate::mirror::Outcome;
 use crate::{Check, Chunk, ContentId, Fault, Mirror, Store, StoreError};
 
@@ -154,6 +154,8 @@ impl Fetch {
     fn outcome(&self, error: &SourceError) -> Outcome {
         match error {
             SourceError::Store(error) => Outcome::from(&error.fault),
+            // Nobody but us lacks something.
+            SourceError::Body { source: DecodeError::Encrypted, .. } => Outcome::Answered,
             SourceError::Body { .. } => {
                 self.cache.counters.verification_failures.add(1);
                 Outcome::Corrupt
@@ -229,10 +231,10 @@ impl Fetch {
         let (sender, tail) = rest.then(|| mpsc::channel(PIECES)).unzip();
         let decoding = {
             let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
-            let secret = self.sources.secret().cloned();
+            let sources = self.sources.clone();
             let input = Input::new(head, tail);
             tokio::task::spawn_blocking(move || {
-                keep(&cache, &partial, index, secret.as_ref(), input, length, target)
+                keep(&cache, &partial, index, &sources, input, length, target)
             })
         };
         let arrived = match sender {
@@ -332,7 +334,7 @@ fn keep(
     cache: &Cache,
     partial: &Partial,
     index: usize,
-    secret: Option<&Secret>,
+    sources: &Mirror,
     input: Input,
     length: Option<u64>,
     target: Target,
@@ -343,7 +345,7 @@ fn keep(
         Target::File => {
             let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
-            let decoded = decode(chunk, secret, input, length, cache.disk.spool(), &mut writer)?;
+            let decoded = decode(chunk, sources, input, length, cache.disk.spool(), &mut writer)?;
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
                 partial.published(published.map_err(|reason| FetchError::new(content.id, reason)));
@@ -352,7 +354,7 @@ fn keep(
         }
         Target::Memory(room) => {
             let mut bytes = Vec::with_capacity(usize::try_from(chunk.length()).unwrap_or(0));
-            decode(chunk, secret, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
+            decode(chunk, sources, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
             Arrived::InMemory(cache.memory.keep(bytes, room))
         }
     };
@@ -362,15 +364,18 @@ fn keep(
 
 fn decode(
     chunk: &Chunk,
-    secret: Option<&Secret>,
+    sources: &Mirror,
     input: Input,
     length: Option<u64>,
     spool: SpooledTempFile,
     sink: &mut impl Sink,
 ) -> Result<Decoded, DecodeError> {
     match chunk.check {
-        Check::V1(hash) => codec::decode_v1(hash, chunk.length(), input, length, spool, sink),
-        Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), secret, input, sink),
+        Check::V1(hash) => match sources.v1_keys().key_of(&hash)? {
+            Some(key) => decode_v1_sealed(hash, chunk.length(), &key, input, sink),
+            None => codec::decode_v1(hash, chunk.length(), input, length, spool, sink),
+        },
+        Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), sources.secret(), input, sink),
     }
 }
 

@@ -31,9 +31,10 @@ pub enum DecodeError {
     /// A codec byte that this version does not know.
     #[error("unknown codec {0}: a newer version of aysfs is needed to read it")]
     Codec(u8),
-    /// An encrypted chunk.
+    /// An encrypted chunk, or v1 object.
     #[error(
-        "the chunk is encrypted, and there is no key for it: mount its flist with the private key of a recipient"
+        "it is encrypted, and no key here opens it: name the private key of a recipient with --key, or in a config with \
+         encrypted = true and user_rsa"
     )]
     Encrypted,
     /// An encrypted v1 body that is not the one that the flist names.

@@ -72,6 +72,11 @@ impl Secret {
         &self.0
     }
 
+    /// Tells one secret from another, and nothing else: it may be written down where the secret may not.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        *self.derive(b"aysfs fingerprint 1", &[0; 32])
+    }
+
     /// The key of a chunk with this content.
     pub(crate) fn of_chunk(&self, sha256: &[u8; 32]) -> Derived {
         self.derive(b"aysfs chunk 1", sha256)
@@ -185,6 +190,16 @@ mod tests {
         assert_ne!(one.of_chunk(&[1; 32]), one.of_chunk(&[2; 32]));
         assert_ne!(one.of_chunk(&[1; 32]), one.of_list(&[1; 32]));
         assert_ne!(one.of_chunk(&[1; 32]), other.of_chunk(&[1; 32]));
+    }
+
+    #[test]
+    fn a_fingerprint_tells_secrets_apart_and_is_no_key() {
+        let (one, other) = (Secret::generate().expect("random"), Secret::generate().expect("random"));
+        assert_eq!(one.fingerprint(), one.clone().fingerprint());
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        assert_ne!(one.fingerprint(), *one.expose());
+        assert_ne!(one.fingerprint(), *one.of_chunk(&[0; 32]));
+        assert_ne!(one.fingerprint(), *one.of_list(&[0; 32]));
     }
 
     #[test]

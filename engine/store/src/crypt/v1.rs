@@ -6,6 +6,7 @@
 //! plain file with the key itself. A key that is not the right one (also what PKCS#1 v1.5 makes of a wrapped key that was
 //! changed) fails there.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 
@@ -25,10 +26,10 @@ pub struct V1Key(Zeroizing<[u8; 32]>);
 const IV: u64 = 16;
 
 impl V1Key {
-    /// Unwraps a key as it is in a `.meta` file (`UserKey`, `StoreKey`) or a flist (`ukey=`, `skey=`). `None` if it was not
-    /// wrapped for this recipient, or is damaged; a wrong one may also show only when it is used.
-    pub fn unwrap(wrapped: &str, recipient: &PrivateKey) -> Option<Self> {
-        let digits = recipient.unwrap_v1(&hex::decode(wrapped).ok()?)?;
+    /// Unwraps a key that is in a flist (`ukey=`, `skey=`) or a `.meta` file (`UserKey`, `StoreKey`) in hex digits. `None` if
+    /// it was not wrapped for this recipient, or is damaged; a wrong one may also show only when it is used.
+    pub fn unwrap(wrapped: &[u8], recipient: &PrivateKey) -> Option<Self> {
+        let digits = recipient.unwrap_v1(wrapped)?;
         let mut key = Zeroizing::new([0; 32]);
         if digits.len() != key.len() || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
         {
@@ -49,6 +50,62 @@ impl V1Key {
 impl fmt::Debug for V1Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// What opens the encrypted objects of a v1 flist.
+#[derive(Default)]
+pub struct V1Keyring {
+    /// By the hash of the object: its key, wrapped for this one and that.
+    wrapped: HashMap<[u8; 16], Vec<Box<[u8]>>>,
+    recipients: Vec<PrivateKey>,
+}
+
+impl V1Keyring {
+    /// For whoever has the private keys of these recipients.
+    pub fn new(recipients: Vec<PrivateKey>) -> Self {
+        Self { wrapped: HashMap::new(), recipients }
+    }
+
+    /// Adds the key of an object, wrapped for some recipient; of an object that has none the ring says that it is not
+    /// encrypted.
+    pub fn add(&mut self, hash: [u8; 16], wrapped: &[u8]) {
+        let known = self.wrapped.entry(hash).or_default();
+        // Files with the same content repeat it.
+        if !known.iter().any(|known| **known == *wrapped) {
+            known.push(wrapped.into());
+        }
+    }
+
+    /// How many objects are encrypted.
+    pub fn objects(&self) -> usize {
+        self.wrapped.len()
+    }
+
+    /// Whether there is nobody to read them.
+    pub fn is_locked(&self) -> bool {
+        self.recipients.is_empty()
+    }
+
+    /// The key of an object; `None` if that is not encrypted. Takes an RSA operation, or some.
+    ///
+    /// # Errors
+    /// [`DecodeError::Encrypted`]: it was wrapped for others only.
+    pub(crate) fn key_of(&self, hash: &[u8; 16]) -> Result<Option<V1Key>, DecodeError> {
+        let Some(wrapped) = self.wrapped.get(hash) else { return Ok(None) };
+        let tried =
+            self.recipients.iter().flat_map(|recipient| wrapped.iter().map(move |key| (key, recipient)));
+        match tried.filter_map(|(key, recipient)| V1Key::unwrap(key, recipient)).next() {
+            Some(key) => Ok(Some(key)),
+            None => Err(DecodeError::Encrypted),
+        }
+    }
+}
+
+impl fmt::Debug for V1Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wrapped, recipients } = self;
+        write!(f, "{} objects for {} recipients", wrapped.len(), recipients.len())
     }
 }
 

@@ -11,12 +11,17 @@
 
 mod abandoned;
 mod base;
+mod compare;
 mod copy;
+mod edition;
 mod failures;
 mod fs;
+mod held;
 pub mod load;
+mod numbers;
 mod overlay;
 pub mod pack;
+mod rebase;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
@@ -25,3 +30,4 @@ pub use overlay::{
     Aspect, Change, Changed, CommitError, CommitOptions, CommitProgress, Committed, Form, Overlay, Upper,
     UpperError,
 };
+pub use rebase::{Changes, RebaseError};

@@ -24,6 +24,7 @@ mod names;
 mod open;
 mod origin;
 mod raise;
+mod rebase;
 mod stage;
 #[cfg(test)]
 mod testing;
@@ -60,14 +61,14 @@ struct Inner {
     open: OpenFiles,
 }
 
-/// What does not change while it is mounted: the layers.
+/// The layers. Which base is shown changes with the lock of the tree held.
 struct World {
     lower: AysFs,
     upper: Upper,
 }
 
 impl World {
-    fn base(&self) -> &Base {
+    fn base(&self) -> Arc<Base> {
         self.lower.base()
     }
 }
@@ -106,8 +107,13 @@ impl Overlay {
     }
 
     /// The tree below.
-    pub fn base(&self) -> &Base {
+    pub fn base(&self) -> Arc<Base> {
         self.0.w.base()
+    }
+
+    /// How many bases are kept: see [`AysFs::bases`].
+    pub fn bases(&self) -> usize {
+        self.0.w.lower.bases()
     }
 }
 

@@ -21,8 +21,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{
-    Ancestor, Content as Listed, Dialect, Entry, Header, Kind, MAX_ANCESTORS, MAX_MOVED, Node, ObjectKey,
-    Owner, Timestamp, WriteError,
+    Ancestor, Content as Listed, Dialect, Entry, Header, Kind, MAX_ANCESTORS, MAX_MOVED, ObjectKey, Owner,
+    Timestamp, WriteError,
 };
 use aysfs_store::{Check, Content, Fault, StoreError};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
@@ -33,7 +33,8 @@ use super::diff::join;
 use super::tree::{Data, Found, Origin, Tree};
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
-use crate::base::damaged;
+use crate::base::{Base, damaged};
+use crate::edition::Item;
 use crate::pack;
 use crate::pack::upload::{Form, Job, MappedStores, To, UploadError};
 
@@ -133,7 +134,8 @@ impl Overlay {
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, moved, files, .. } = blocking(move || see(&inner, &counted, &flag)).await?;
+        let Seen { mut entries, moved, files, base, .. } =
+            blocking(move || see(&inner, &counted, &flag)).await?;
 
         let inner = self.0.clone();
         let job = Job {
@@ -150,7 +152,7 @@ impl Overlay {
         let sent = job
             .run(&mut entries, move |position, _| inner.open_to_commit(files.get(&position).copied()))
             .await?;
-        let index = self.base().index();
+        let index = base.index();
         let mut header = options.header.clone();
         header.ancestors.clone_from(&index.header().ancestors);
         header.ancestors.push(Ancestor { sha256: index.list_digest(), moved });
@@ -197,8 +199,9 @@ impl Inner {
 }
 
 /// The tree as entries, in the order of a flist.
-#[derive(Default)]
 struct Seen {
+    /// What it was below the changes.
+    base: Arc<Base>,
     entries: Vec<Entry>,
     /// Directories of the base that have another path now: old and new.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
@@ -217,6 +220,11 @@ fn see(inner: &Inner, progress: &CommitProgress, abandoned: &AtomicBool) -> Resu
 }
 
 impl Seen {
+    fn new(base: Arc<Base>) -> Self {
+        let (entries, moved, files) = Default::default();
+        Self { base, entries, moved, files, unnamed_users: Vec::new(), unnamed_groups: Vec::new() }
+    }
+
     /// Adds the names that this machine has for numbers.
     fn name_owners(&mut self) {
         let known = UsersCache::new();
@@ -271,7 +279,14 @@ impl<'a> Walk<'a> {
     ) -> Self {
         progress.entries.store(0, Ordering::Relaxed);
         progress.bytes_found.store(0, Ordering::Relaxed);
-        Self { inner, held, progress, abandoned, first_names: HashMap::new(), seen: Seen::default() }
+        Self {
+            inner,
+            held,
+            progress,
+            abandoned,
+            first_names: HashMap::new(),
+            seen: Seen::new(inner.w.base()),
+        }
     }
 
     /// Parents before children, names sorted by bytes.
@@ -309,7 +324,7 @@ impl<'a> Walk<'a> {
         match found {
             Found::Base(..) => Ok(in_place.cloned()),
             Found::Upper(ino, _) => match self.tree(|tree| tree.directory(w, ino))?.0 {
-                Some(node) => w.base().index().path(node).map(Some).map_err(damaged),
+                Some(lower) => w.lower.find(lower)?.path().map(Some),
                 None => Ok(None),
             },
         }
@@ -340,13 +355,14 @@ impl<'a> Walk<'a> {
         let position = self.seen.entries.len();
         let (mut entry, nlink) = match upper {
             None => {
-                let of = w.lower.find(ino)?;
+                let item = w.lower.find(ino)?;
+                let of = item.of()?;
                 (of.entry(path.clone()).map_err(damaged)?, of.nlink())
             }
             Some((attr, at, data)) => {
                 let mut entry = describe(path.clone(), &attr);
-                let node = self.node_in_base(ino, data.as_ref())?;
-                self.take_over_owners(&mut entry, &attr, node)?;
+                let item = self.item_in_base(ino, data.as_ref())?;
+                self.take_over_owners(&mut entry, &attr, item)?;
                 entry.xattrs = w.upper.shown_xattrs(&at)?;
                 match entry.kind {
                     Kind::Symlink => entry.target = at.target()?,
@@ -375,26 +391,25 @@ impl<'a> Walk<'a> {
     }
 
     /// What the base has that became this inode of the upper, as far as it is known.
-    fn node_in_base(&mut self, ino: Ino, data: Option<&Data>) -> Result<Option<Node>> {
+    fn item_in_base(&mut self, ino: Ino, data: Option<&Data>) -> Result<Option<Item>> {
         let w = &self.inner.w;
-        Ok(match data {
+        let of = match data {
             None => self.tree(|tree| tree.directory(w, ino))?.0,
-            Some(Data::Below(Origin::Base(node))) => Some(*node),
+            Some(Data::Below(Origin::Base(of))) => Some(*of),
             // What was copied up keeps its number.
-            Some(_) => w.base().node(ino),
-        })
+            Some(_) => Some(ino).filter(|ino| w.lower.is_shown(*ino)),
+        };
+        of.map(|of| w.lower.find(of)).transpose()
     }
 
     /// Owners that are those of the base are called what they are called there, since this machine need not know that name;
     /// the others get names when the walk is over.
-    fn take_over_owners(&mut self, entry: &mut Entry, attr: &Attr, node: Option<Node>) -> Result<()> {
-        let base = self.inner.w.base();
+    fn take_over_owners(&mut self, entry: &mut Entry, attr: &Attr, item: Option<Item>) -> Result<()> {
         let (mut user, mut group) = (None, None);
-        if let Some(node) = node {
-            let of = base.index().node(node).map_err(damaged)?;
-            let before = base.attr(&of).map_err(damaged)?;
-            user = (before.uid == attr.uid).then(|| base.index().users()[of.user()].clone());
-            group = (before.gid == attr.gid).then(|| base.index().groups()[of.group()].clone());
+        if let Some(item) = item {
+            let (of, before, index) = (item.of()?, item.attr()?, item.edition.base.index());
+            user = (before.uid == attr.uid).then(|| index.users()[of.user()].clone());
+            group = (before.gid == attr.gid).then(|| index.groups()[of.group()].clone());
         }
         let position = self.seen.entries.len();
         match user {
@@ -411,8 +426,9 @@ impl<'a> Walk<'a> {
     /// Notes where the content of a file is of which only the attributes were copied up.
     fn take_over(&self, entry: &mut Entry, origin: &Origin) -> Result<(), CommitError> {
         match origin {
-            Origin::Base(node) => {
-                let of = self.inner.w.base().index().node(*node).map_err(damaged)?;
+            Origin::Base(of) => {
+                let item = self.inner.w.lower.find(*of)?;
+                let of = item.of()?;
                 entry.content = of.content().map_err(damaged)?;
                 entry.data = of.data().map_err(damaged)?.map(Iterator::collect);
                 Ok(())

@@ -113,7 +113,8 @@ async fn commit(
     let Some(changes) = mount.changes()? else {
         bail!("{point} is mounted read-only: its flist is what it shows, and there is nothing to commit");
     };
-    let base = changes.base().index().header();
+    let base = changes.base();
+    let base = base.index().header();
     let header = Header {
         name: name.or_else(|| base.name.clone()),
         version: version.or_else(|| base.version.map(|version| version.saturating_add(1))),

@@ -14,7 +14,7 @@ use aysfs_flist::{
 };
 use aysfs_store::crypt::{PrivateKey, Sealing, V1Keyring};
 use aysfs_store::{Content, ContentId, Key, Mirror};
-use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, TimeToLive};
+use aysfs_vfs::{Attr, Device, Error, ErrorKind, FileKind, Ino, Time};
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
 const NOBODY: u32 = 65534;
@@ -40,9 +40,6 @@ pub enum BaseError {
 }
 
 /// An immutable tree: what a flist says, with user and group ids that are valid here.
-///
-/// Inode numbers are positions in the compiled flist, so they are the same at each mount of it, and nothing is
-/// kept in memory for an inode that the kernel holds.
 #[derive(Debug)]
 pub struct Base {
     index: Index,
@@ -135,22 +132,16 @@ impl Base {
         self.has_acls
     }
 
-    /// The inode number of a node.
+    /// The inode number that a node has in the first base of a mount: its position, so that it is the same at each mount.
     pub fn ino(node: Node) -> Ino {
         Ino(u64::from(node.0) + Ino::ROOT.0)
     }
 
-    /// The node of an inode number, if it can be one of this base.
-    pub(crate) fn node(&self, ino: Ino) -> Option<Node> {
-        let position = u32::try_from(ino.0.checked_sub(Ino::ROOT.0)?).ok()?;
-        ((position as usize) < self.index.len()).then_some(Node(position))
-    }
-
-    /// What `stat` shows of an inode.
-    pub(crate) fn attr(&self, of: &NodeRef<'_>) -> Result<Attr, Corrupt> {
+    /// What `stat` shows of a node whose inode has this number.
+    pub(crate) fn attr(&self, ino: Ino, of: &NodeRef<'_>) -> Result<Attr, Corrupt> {
         let mtime = time(of.mtime());
         Ok(Attr {
-            ino: Self::ino(of.number()),
+            ino,
             kind: file_kind(of.kind()),
             perm: of.perm(),
             nlink: of.nlink(),
@@ -164,9 +155,10 @@ impl Base {
         })
     }
 
-    /// The answer to a lookup that found it.
-    pub(crate) fn entry(&self, of: &NodeRef<'_>) -> Result<Entry, Corrupt> {
-        Ok(Entry { attr: self.attr(of)?, ttl: TimeToLive { entry: Self::TTL, attr: Self::TTL } })
+    /// Whether the other one shows exactly the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let of = |base: &Self| (base.index.list_digest(), base.index.len());
+        of(self) == of(other) && (&self.uids, &self.gids) == (&other.uids, &other.gids)
     }
 
     /// The user and the group of an entry of this tree, as numbers of this machine.
@@ -220,11 +212,21 @@ impl Base {
         Ok(self.hard_links.get_or_init(|| found))
     }
 
+    /// The directory at a path, which has no leading `/`.
+    pub(crate) fn directory_at(&self, path: &[u8]) -> Result<Option<Node>, Corrupt> {
+        let mut at = Node::ROOT;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(node) = self.index.lookup(at, name)? else { return Ok(None) };
+            at = node;
+        }
+        Ok((self.index.node(at)?.kind() == Kind::Directory).then_some(at))
+    }
+
     /// The path of an inode, for messages: its first name.
     pub(crate) fn path(&self, node: Node) -> String {
         match self.index.path(node) {
             Ok(path) => format!("/{}", path.escape_ascii()),
-            Err(_) => format!("inode {}", Self::ino(node)),
+            Err(_) => format!("node {} of a damaged index", node.0),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The filesystem that the kernel sees.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use aysfs_flist::{Kind, Node, NodeRef};
+use aysfs_flist::{Kind, NodeRef};
 use aysfs_store::{Cache, CachedFile, Content, FetchError, Mirror};
 use aysfs_vfs::{
     Attr, Caller, Caps, Created, DirEntry, DirSink, Entry, Error, ErrorKind, FallocateMode, Fh, FileKind,
@@ -14,15 +15,28 @@ use aysfs_vfs::{
 use bytes::Bytes;
 
 use crate::base::{self, Base, BaseError, damaged};
+use crate::edition::{Edition, Item, Shown};
 use crate::failures::Failures;
+use crate::held::Held;
+
+/// How many bits of the cookie of a listing tell the position.
+const POSITION_BITS: u32 = 40;
+
+/// How many bases cookies tell apart: as many as fit into a positive number.
+const COOKIE_SERIALS: u64 = 1 << 20;
 
 /// The read-only filesystem: a base, and the cache that has or fetches its content.
 ///
-/// It is stateless: since nothing changes, the kernel may read without opening anything, and is allowed to believe
-/// everything for a day.
+/// It is stateless: since nothing changes before a [`rebase`](Self::rebase), the kernel may read without opening anything, and is allowed to
+/// believe everything for a day.
 #[derive(Debug)]
 pub struct AysFs {
-    base: Base,
+    shown: ArcSwap<Shown>,
+    /// Held while a base is replaced.
+    pub(crate) rebasing: Mutex<()>,
+    pub(crate) held: Held,
+    /// Whether the kernel was asked to.
+    pub(crate) checks_acls: bool,
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     failures: Failures,
@@ -40,12 +54,41 @@ struct ReadError {
 impl AysFs {
     /// Shows `base`, and fetches from `stors` what `cache` lacks.
     pub fn new(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>) -> Self {
-        Self { base, cache, stors, failures: Failures::default() }
+        Self {
+            held: Held::new(base.index().len()),
+            checks_acls: base.has_acls(),
+            shown: ArcSwap::from_pointee(Shown::first(base)),
+            rebasing: Mutex::default(),
+            cache,
+            stors,
+            failures: Failures::default(),
+        }
     }
 
     /// The tree.
-    pub fn base(&self) -> &Base {
-        &self.base
+    pub fn base(&self) -> Arc<Base> {
+        self.shown.load().now.base.clone()
+    }
+
+    /// How many bases are kept: the one that is shown, the one before it, and those of which the kernel holds an inode.
+    pub fn bases(&self) -> usize {
+        self.shown.load().bases()
+    }
+
+    /// What is shown, and what was.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        self.shown.load_full()
+    }
+
+    /// The base that is shown.
+    pub(crate) fn now(&self) -> Arc<Edition> {
+        self.shown.load().now.clone()
+    }
+
+    /// Shows another one; what nobody holds of the earlier ones is dropped. One at a time.
+    pub(crate) fn show(&self, next: Edition, is_held: impl Fn(Ino) -> bool) {
+        let shown = self.shown().replaced_by(next, is_held);
+        self.shown.store(Arc::new(shown));
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -57,32 +100,33 @@ impl AysFs {
         &self.stors
     }
 
-    pub(crate) fn find(&self, ino: Ino) -> Result<NodeRef<'_>> {
-        let node = self.base.node(ino).ok_or(ErrorKind::Stale)?;
-        self.base.index().node(node).map_err(damaged)
+    /// An inode of what is shown, or was.
+    pub(crate) fn find(&self, ino: Ino) -> Result<Item> {
+        let shown = self.shown.load();
+        let (edition, node) = shown.locate(ino)?;
+        Ok(Item { edition: edition.clone(), node })
     }
 
-    pub(crate) fn find_directory(&self, ino: Ino) -> Result<NodeRef<'_>> {
-        let of = self.find(ino)?;
-        if of.kind() == Kind::Directory { Ok(of) } else { Err(ErrorKind::NotADirectory.into()) }
+    pub(crate) fn find_directory(&self, ino: Ino) -> Result<Item> {
+        let item = self.find(ino)?;
+        is_directory(&item.of()?)?;
+        Ok(item)
     }
 
-    pub(crate) fn find_file(&self, ino: Ino) -> Result<NodeRef<'_>> {
-        let of = self.find(ino)?;
-        match of.kind() {
-            Kind::Regular => Ok(of),
-            Kind::Directory => Err(ErrorKind::IsADirectory.into()),
-            _ => Err(ErrorKind::Invalid.into()),
-        }
+    pub(crate) fn find_file(&self, ino: Ino) -> Result<Item> {
+        let item = self.find(ino)?;
+        is_file(&item.of()?)?;
+        Ok(item)
     }
 
-    fn entry(&self, node: Node) -> Result<Entry> {
-        self.base.index().node(node).and_then(|of| self.base.entry(&of)).map_err(damaged)
+    /// Whether an inode is in the base that is shown.
+    pub(crate) fn is_shown(&self, ino: Ino) -> bool {
+        self.shown.load().now.numbers.node(ino).is_some()
     }
 
     /// The attributes of an inode.
     pub(crate) fn base_entry(&self, ino: Ino) -> Result<Entry> {
-        self.base.entry(&self.find(ino)?).map_err(damaged)
+        self.shown.load().entry(ino)
     }
 
     /// The content of a regular file; `None` if it is empty.
@@ -102,10 +146,27 @@ impl AysFs {
         self.cache.file(content, &self.stors)
     }
 
+    /// The path of an inode, for messages.
+    pub(crate) fn path(&self, ino: Ino) -> String {
+        self.find(ino).map_or_else(|_| format!("inode {ino}"), |item| item.shown_path())
+    }
+
     /// A part of a file that the cache has open, as it has most: by far the shortest way. What is wrong is found on the other.
     fn read_open(&self, of: &NodeRef<'_>, offset: u64, size: u32) -> Option<Bytes> {
         let id = base::content_id(&of.content().ok()??)?;
         self.cache.read_open(&id, of.size(), offset, size as usize)
+    }
+}
+
+fn is_directory(of: &NodeRef<'_>) -> Result<()> {
+    if of.kind() == Kind::Directory { Ok(()) } else { Err(ErrorKind::NotADirectory.into()) }
+}
+
+fn is_file(of: &NodeRef<'_>) -> Result<()> {
+    match of.kind() {
+        Kind::Regular => Ok(()),
+        Kind::Directory => Err(ErrorKind::IsADirectory.into()),
+        _ => Err(ErrorKind::Invalid.into()),
     }
 }
 
@@ -115,19 +176,25 @@ const READ_ONLY: ErrorKind = ErrorKind::ReadOnly;
 #[async_trait]
 impl Vfs for AysFs {
     fn caps(&self) -> Caps {
-        Caps { stateless: true, posix_acl: self.base.has_acls(), backing_files: false }
+        Caps { stateless: true, posix_acl: self.checks_acls, backing_files: false }
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
-        let directory = self.find_directory(parent)?.number();
-        match self.base.index().lookup(directory, name.as_bytes()).map_err(damaged)? {
-            Some(node) => Ok(Lookup::Found(self.entry(node)?)),
-            None => Ok(Lookup::Absent(Base::TTL)),
-        }
+        let shown = self.shown.load();
+        let (edition, directory) = shown.find(parent)?;
+        is_directory(&directory)?;
+        let index = edition.base.index();
+        let Some(node) = index.lookup(directory.number(), name.as_bytes()).map_err(damaged)? else {
+            return Ok(Lookup::Absent(Base::TTL));
+        };
+        let entry = shown.entry(edition.ino(node))?;
+        self.held.count(entry.attr.ino);
+        Ok(Lookup::Found(entry))
     }
 
-    /// Nothing is kept for an inode that the kernel holds.
-    fn forget(&self, _ino: Ino, _count: u64) {}
+    fn forget(&self, ino: Ino, count: u64) {
+        self.held.forget(ino, count);
+    }
 
     async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {
         self.base_entry(ino)
@@ -138,7 +205,8 @@ impl Vfs for AysFs {
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        let of = self.find(ino)?;
+        let shown = self.shown.load();
+        let (_, of) = shown.find(ino)?;
         match of.kind() {
             Kind::Symlink => Ok(Bytes::copy_from_slice(of.target().map_err(damaged)?)),
             _ => Err(ErrorKind::Invalid.into()),
@@ -174,7 +242,7 @@ impl Vfs for AysFs {
     }
 
     async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        self.find_file(ino)?;
+        is_file(&self.shown.load().find(ino)?.1)?;
         if flags.write || flags.truncate {
             return Err(READ_ONLY.into());
         }
@@ -186,18 +254,23 @@ impl Vfs for AysFs {
     }
 
     async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
-        let of = self.find_file(ino)?;
-        if let Some(bytes) = self.read_open(&of, offset, size) {
-            return Ok(bytes);
-        }
-        let Some(cached) = self.cached(&of)? else { return Ok(Bytes::new()) };
+        let cached = {
+            let shown = self.shown.load();
+            let (_, of) = shown.find(ino)?;
+            is_file(&of)?;
+            if let Some(bytes) = self.read_open(&of, offset, size) {
+                return Ok(bytes);
+            }
+            let Some(cached) = self.cached(&of)? else { return Ok(Bytes::new()) };
+            cached
+        };
         if self.failures.knows(ino, offset) {
             // Logged already.
             return Err(ErrorKind::Io.into());
         }
         cached.read(offset, size as usize).await.map_err(|source| {
             self.failures.note(ino, offset..offset.saturating_add(size.into()));
-            Error::new(ErrorKind::Io, ReadError { path: self.base.path(of.number()), source })
+            Error::new(ErrorKind::Io, ReadError { path: self.path(ino), source })
         })
     }
 
@@ -219,37 +292,50 @@ impl Vfs for AysFs {
     }
 
     async fn opendir(&self, ino: Ino) -> Result<Opened> {
-        self.find_directory(ino)?;
+        is_directory(&self.shown.load().find(ino)?.1)?;
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing: None })
     }
 
-    /// Cookies are positions: 1 and 2 lie behind `.` and `..`, n + 3 behind the child at position n.
+    /// Cookies are positions: 1 and 2 lie behind `.` and `..`, n + 3 behind the child at position n. With them goes which base it
+    /// is a position in: a listing that began before a reload goes on behind the name that it had come to.
     async fn readdir(&self, ino: Ino, _fh: Fh, cookie: u64, sink: &mut dyn DirSink) -> Result<()> {
-        let of = self.find_directory(ino)?;
-        let index = self.base.index();
-        let parent = of.parent();
-        for (dots, name, node) in [(1, &b"."[..], of.number()), (2, b"..", parent)] {
-            if cookie < dots {
-                let entry = DirEntry { ino: Base::ino(node), kind: FileKind::Directory, name, next: dots };
+        let shown = self.shown.load();
+        let (edition, of) = shown.find(ino)?;
+        is_directory(&of)?;
+        let index = edition.base.index();
+        let serial = edition.serial % COOKIE_SERIALS;
+        let cookie_at = |position: u64| serial << POSITION_BITS | position;
+        let (began, position) = (cookie >> POSITION_BITS, cookie & ((1 << POSITION_BITS) - 1));
+        for (dots, name, node) in [(1, &b"."[..], of.number()), (2, b"..", of.parent())] {
+            if position < dots {
+                let next = cookie_at(dots);
+                let entry = DirEntry { ino: edition.ino(node), kind: FileKind::Directory, name, next };
                 if sink.add(&entry, None).is_break() {
                     return Ok(());
                 }
             }
         }
-        let first = usize::try_from(cookie.saturating_sub(2)).map_err(|_| ErrorKind::Invalid)?;
+        let mut first = usize::try_from(position.saturating_sub(2)).map_err(|_| ErrorKind::Invalid)?;
+        if first > 0 && began != serial {
+            first = resumed(&shown, ino, began, first)?.unwrap_or(first);
+        }
         let attributes = sink.wants_attributes();
         for (position, child) in index.children(of.number()).map_err(damaged)?.enumerate().skip(first) {
             let (name, node) = child.map_err(damaged)?;
             let child = index.node(node).map_err(damaged)?;
-            let entry = if attributes { Some(self.base.entry(&child).map_err(damaged)?) } else { None };
+            let ino = edition.ino(node);
+            let entry = if attributes { Some(shown.entry(ino)?) } else { None };
             let listed = DirEntry {
-                ino: Base::ino(node),
+                ino,
                 kind: base::file_kind(child.kind()),
                 name,
-                next: position as u64 + 3,
+                next: cookie_at(position as u64 + 3),
             };
             if sink.add(&listed, entry.as_ref()).is_break() {
                 return Ok(());
+            }
+            if attributes {
+                self.held.count(listed.ino);
             }
         }
         Ok(())
@@ -264,7 +350,8 @@ impl Vfs for AysFs {
     }
 
     async fn statfs(&self, _ino: Ino) -> Result<StatFs> {
-        let index = self.base.index();
+        let shown = self.shown.load();
+        let index = shown.now.base.index();
         Ok(StatFs {
             block_size: Attr::BLOCK_SIZE,
             blocks: index.total_size().div_ceil(Attr::BLOCK_SIZE.into()),
@@ -282,7 +369,9 @@ impl Vfs for AysFs {
 
     /// Answered from the flist, without fetching: holes are where the packed file had them.
     async fn lseek(&self, ino: Ino, _fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
-        let of = self.find_file(ino)?;
+        let shown = self.shown.load();
+        let (_, of) = shown.find(ino)?;
+        is_file(&of)?;
         let size = of.size();
         if offset >= size {
             return Err(ErrorKind::NothingThere.into());
@@ -303,7 +392,8 @@ impl Vfs for AysFs {
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
-        for attribute in self.find(ino)?.xattrs().map_err(damaged)? {
+        let shown = self.shown.load();
+        for attribute in shown.find(ino)?.1.xattrs().map_err(damaged)? {
             let (found, value) = attribute.map_err(damaged)?;
             if found == name {
                 return Ok(Bytes::copy_from_slice(value));
@@ -314,7 +404,8 @@ impl Vfs for AysFs {
 
     async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
         let mut names = Vec::new();
-        for attribute in self.find(ino)?.xattrs().map_err(damaged)? {
+        let shown = self.shown.load();
+        for attribute in shown.find(ino)?.1.xattrs().map_err(damaged)? {
             let (name, _) = attribute.map_err(damaged)?;
             names.extend_from_slice(name);
             names.push(0);
@@ -325,6 +416,27 @@ impl Vfs for AysFs {
     async fn removexattr(&self, _: Ino, _: &[u8]) -> Result<()> {
         Err(READ_ONLY.into())
     }
+}
+
+/// How many children of a directory come before what a listing is to go on with, which had listed `listed` of an earlier base;
+/// `None` if nobody knows that one any more.
+fn resumed(shown: &Shown, ino: Ino, serial: u64, listed: usize) -> Result<Option<usize>> {
+    let Some(began) = shown.earlier(|edition| edition.serial % COOKIE_SERIALS == serial) else {
+        return Ok(None);
+    };
+    let Some(node) = began.numbers.node(ino) else { return Ok(None) };
+    let Some((last, _)) = began.base.index().child_at(node, listed - 1).map_err(damaged)? else {
+        return Ok(None);
+    };
+    let (edition, of) = shown.find(ino)?;
+    let mut before = 0;
+    for child in edition.base.index().children(of.number()).map_err(damaged)? {
+        if child.map_err(damaged)?.0 > last {
+            break;
+        }
+        before += 1;
+    }
+    Ok(Some(before))
 }
 
 /// Finds data or a hole at or behind `offset` in a file of `size` bytes; the end counts as a hole.

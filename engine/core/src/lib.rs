@@ -11,14 +11,19 @@
 
 mod abandoned;
 mod base;
+mod compare;
 mod copy;
 mod durable;
+mod edition;
 mod failures;
 mod fs;
+mod held;
 pub mod load;
+mod numbers;
 mod overlay;
 pub mod pack;
 pub mod push;
+mod rebase;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
@@ -27,3 +32,4 @@ pub use overlay::{
     Aspect, Change, Changed, CommitError, CommitOptions, Committed, Destination, Form, Overlay, SendError,
     SendProgress, Upper, UpperError, Waiting,
 };
+pub use rebase::{Changes, RebaseError};

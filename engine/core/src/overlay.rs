@@ -27,6 +27,7 @@ mod origin;
 mod push;
 mod pushed;
 mod raise;
+mod rebase;
 mod stage;
 #[cfg(test)]
 mod testing;
@@ -70,14 +71,14 @@ struct Inner {
     sending: Sending,
 }
 
-/// What does not change while it is mounted: the layers.
+/// The layers. Which base is shown changes with the lock of the tree held.
 struct World {
     lower: AysFs,
     upper: Upper,
 }
 
 impl World {
-    fn base(&self) -> &Base {
+    fn base(&self) -> Arc<Base> {
         self.lower.base()
     }
 }
@@ -117,8 +118,13 @@ impl Overlay {
     }
 
     /// The tree below.
-    pub fn base(&self) -> &Base {
+    pub fn base(&self) -> Arc<Base> {
         self.0.w.base()
+    }
+
+    /// How many bases are kept: see [`AysFs::bases`].
+    pub fn bases(&self) -> usize {
+        self.0.w.lower.bases()
     }
 
     /// Where content is fetched from, and sent to.

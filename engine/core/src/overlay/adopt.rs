@@ -26,10 +26,11 @@ use rustix::fs::{FileType, OFlags};
 use super::at::At;
 use super::marks::Mark;
 use super::times::Times;
-use super::tree::{Child, Data, Directory, Leaf, Object, Origin, Place, Tree, Where};
+use super::tree::{Child, Data, Directory, Leaf, Object, Origin, Place, Tree, Where, file_type};
 use super::upper::names;
 use super::{World, access, origin};
-use crate::base::{Base, damaged};
+use crate::base::damaged;
+use crate::edition::Edition;
 
 /// What one name in a directory of the upper turned out to be.
 struct Seen {
@@ -37,7 +38,7 @@ struct Seen {
     what: What,
 }
 
-enum What {
+pub(super) enum What {
     Whiteout,
     /// With the directory of the base that it is merged with.
     Directory(Option<Node>),
@@ -54,7 +55,7 @@ enum What {
 #[derive(Debug)]
 pub(super) struct Claim {
     place: Place,
-    of: Node,
+    of: Ino,
     /// How many directories are above it in the base.
     depth: usize,
 }
@@ -71,7 +72,7 @@ impl Tree {
     }
 
     /// Reads all directories of the upper, once.
-    fn survey(&mut self, w: &World) -> Result<()> {
+    pub(super) fn survey(&mut self, w: &World) -> Result<()> {
         if self.surveyed {
             return Ok(());
         }
@@ -82,14 +83,13 @@ impl Tree {
                     let seen = self.read(w, ino)?;
                     self.take_in(w, ino, seen)?;
                 }
-                pending.extend(self.subdirectories(ino));
+                pending.extend(self.subdirectories(ino).into_iter().map(|(_, ino)| ino));
             }
             // Those of short paths first: whether a directory is still in its place depends on those above it.
             let first = self.claims.iter().enumerate().min_by_key(|(_, claim)| claim.depth);
             let Some((position, claim)) = first else { break };
-            let (parent, name) =
-                w.base().place(&w.base().index().node(claim.of).map_err(damaged)?).map_err(damaged)?;
-            let is_in_place = self.is_in_place(w, parent, &raw::name(&name)?)?;
+            let (parent, name) = w.lower.find(claim.of)?.place()?;
+            let is_in_place = self.is_in_place(w, parent, &name)?;
             let claim = self.claims.remove(position);
             pending.push_back(self.decide(w, claim, is_in_place)?);
         }
@@ -98,20 +98,22 @@ impl Tree {
     }
 
     /// How many names of a hard-linked file of the base were gone before this mount.
-    pub(super) fn names_gone_before(&mut self, w: &World, node: Node) -> Result<u32> {
+    pub(super) fn names_gone_before(&mut self, w: &World, ino: Ino) -> Result<u32> {
         if self.gone_before.is_none() {
             self.survey(w)?;
             let mut gone = HashMap::new();
-            for (node, names) in w.base().hard_links().map_err(damaged)? {
-                let mut count = 0;
+            let edition = w.lower.now();
+            for (node, names) in edition.base.hard_links().map_err(damaged)? {
+                let (ino, mut count) = (edition.ino(*node), 0);
                 for (directory, name) in names {
-                    count += u32::from(!self.is_in_place(w, *directory, &raw::name(name)?)?);
+                    let directory = edition.ino(*directory);
+                    count += u32::from(!self.is_in_place(w, directory, &raw::name(name)?)?);
                 }
-                gone.insert(*node, count - self.lost.get(node).copied().unwrap_or_default());
+                gone.insert(ino, count - self.lost.get(&ino).copied().unwrap_or_default());
             }
             self.gone_before = Some(gone);
         }
-        Ok(self.gone_before.as_ref().and_then(|gone| gone.get(&node)).copied().unwrap_or_default())
+        Ok(self.gone_before.as_ref().and_then(|gone| gone.get(&ino)).copied().unwrap_or_default())
     }
 
     fn is_unread(&self, ino: Ino) -> bool {
@@ -122,11 +124,10 @@ impl Tree {
     }
 
     /// The directories of the upper in one, sorted by name.
-    fn subdirectories(&self, ino: Ino) -> Vec<Ino> {
+    pub(super) fn subdirectories(&self, ino: Ino) -> Vec<(Name, Ino)> {
         let Some(Object::Directory(directory)) = self.objects.get(&ino) else { return Vec::new() };
-        let children = directory.children.iter().flat_map(BTreeMap::values);
-        let directories = children.filter_map(|child| match child {
-            Child::There(ino, FileType::Directory) => Some(*ino),
+        let directories = directory.children.iter().flatten().filter_map(|(name, child)| match child {
+            Child::There(ino, FileType::Directory) => Some((name.clone(), *ino)),
             _ => None,
         });
         directories.collect()
@@ -134,7 +135,8 @@ impl Tree {
 
     /// Reads a directory of the upper; changes nothing, so it can fail and be tried again.
     fn read(&mut self, w: &World, ino: Ino) -> Result<Vec<Seen>> {
-        let (lower, ..) = self.directory(w, ino)?;
+        let edition = w.lower.now();
+        let lower = self.directory(w, ino)?.0.and_then(|lower| edition.numbers.node(lower));
         let fd = self.descriptor(w, ino)?;
         let mut all = Vec::new();
         for (bytes, _) in access::inside(&fd, || names(&*fd))? {
@@ -143,107 +145,16 @@ impl Tree {
             let stat = at.stat()?;
             let what = match FileType::from_raw_mode(stat.st_mode) {
                 _ if w.upper.is_whiteout(&at, &stat)? => What::Whiteout,
-                FileType::Directory => self.seen_directory(w, lower, &name, &at)?,
+                FileType::Directory => w.seen_directory(&edition, lower, &name, &at)?,
                 kind => {
-                    What::Leaf { kind, key: stat.st_ino, data: self.seen_data(w, lower, &name, kind, &at)? }
+                    let data = w.seen_data(&edition, lower, &name, kind, &at)?;
+                    What::Leaf { kind, key: stat.st_ino, data }
                 }
             };
             all.push(Seen { name, what });
         }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(all)
-    }
-
-    fn seen_directory(&self, w: &World, lower: Option<Node>, name: &Name, at: &At) -> Result<What> {
-        if w.upper.mark(at, Mark::Opaque)?.is_some_and(|value| value == b"y") {
-            return Ok(What::Directory(None));
-        }
-        let directory = |found: Option<(Node, FileType)>| match found {
-            Some((node, FileType::Directory)) => Some(node),
-            _ => None,
-        };
-        let own = directory(self.below(w, lower, name)?);
-        Ok(match w.upper.mark(at, Mark::Redirect)? {
-            None => What::Directory(own),
-            Some(path) => {
-                let found = match w.translated(at, path)? {
-                    Some(path) => self.redirected(w, lower, &path)?,
-                    None => None,
-                };
-                match directory(found) {
-                    Some(node) if Some(node) != own => What::Moved(node),
-                    found => What::Directory(found),
-                }
-            }
-        })
-    }
-
-    fn seen_data(
-        &self,
-        w: &World,
-        lower: Option<Node>,
-        name: &Name,
-        kind: FileType,
-        at: &At,
-    ) -> Result<Data> {
-        if kind != FileType::RegularFile || w.upper.mark(at, Mark::Metacopy)?.is_none() {
-            return Ok(Data::Here);
-        }
-        if let Some(times) = w.upper.mark(at, Mark::Times)?.as_deref().and_then(Times::from_mark) {
-            // A crash came while its content was added.
-            times.restore(&at.open(OFlags::RDONLY)?)?;
-            w.upper.clear_mark(at, Mark::Times)?;
-        }
-        let found = match w.upper.mark(at, Mark::Redirect)? {
-            None => self.below(w, lower, name)?,
-            Some(path) => self.redirected(w, lower, &path)?,
-        };
-        let found = match found {
-            Some((node, FileType::RegularFile)) => Some(node),
-            _ => None,
-        };
-        let mark = w.upper.mark(at, Mark::Content)?;
-        Ok(Data::Below(match (mark.as_deref().and_then(origin::from_mark), found) {
-            (Some(content), found) => {
-                // Or under its own name: a base that was made of these changes has it there.
-                let own = self.below(w, lower, name)?.map(|(node, _)| node);
-                let mut same = None;
-                for node in [found, own].into_iter().flatten() {
-                    let there = w.lower.content(&w.base().index().node(node).map_err(damaged)?)?;
-                    if same.is_none() && there.is_some_and(|there| origin::is_same(&there, &content)) {
-                        same = Some(node);
-                    }
-                }
-                same.map_or_else(|| Origin::Replaced(Arc::new(content)), Origin::Base)
-            }
-            // The kernel made it: what it means is what is there.
-            (None, Some(node)) => Origin::Base(node),
-            (None, None) => Origin::Lost,
-        }))
-    }
-
-    /// Where a redirect leads, in the base: an absolute path, or another name in the same directory.
-    fn redirected(&self, w: &World, lower: Option<Node>, path: &[u8]) -> Result<Option<(Node, FileType)>> {
-        let nowhere = || {
-            tracing::warn!(
-                "a redirect in {} leads nowhere: {}",
-                w.upper.path().display(),
-                path[..path.len().min(4096)].escape_ascii()
-            );
-            Ok(None)
-        };
-        let (mut found, relative) = match path.strip_prefix(b"/") {
-            Some(rest) => (Some((Node::ROOT, FileType::Directory)), rest),
-            None if path.contains(&b'/') => return nowhere(),
-            None => (lower.map(|node| (node, FileType::Directory)), path),
-        };
-        for component in relative.split(|byte| *byte == b'/') {
-            let (Some((node, FileType::Directory)), Ok(name)) = (found, Name::new(component)) else {
-                return nowhere();
-            };
-            found = self.below(w, Some(node), &name)?;
-        }
-        if found.is_none() { nowhere() } else { Ok(found) }
     }
 
     /// Takes in what was read of a directory.
@@ -256,9 +167,13 @@ impl Tree {
                 What::Leaf { kind, key, data } => {
                     Child::There(self.take_in_leaf(place, kind, key, data), kind)
                 }
-                What::Directory(lower) => self.take_in_directory(place, lower),
+                What::Directory(lower) => {
+                    self.take_in_directory(place, lower.map(|lower| w.lower.now().ino(lower)))
+                }
                 What::Moved(of) => {
-                    self.claims.push(Claim { place, of, depth: depth(w, of)? });
+                    let edition = w.lower.now();
+                    let depth = depth(&edition, of)?;
+                    self.claims.push(Claim { place, of: edition.ino(of), depth });
                     // Until it is decided: whatever it is, it hides what the base has there.
                     Child::Whiteout
                 }
@@ -269,12 +184,12 @@ impl Tree {
     }
 
     /// A directory of the upper, merged with one of the base unless that is merged with another one already.
-    fn take_in_directory(&mut self, place: Place, lower: Option<Node>) -> Child {
-        let free = lower.filter(|node| !self.objects.contains_key(&Base::ino(*node)));
+    fn take_in_directory(&mut self, place: Place, lower: Option<Ino>) -> Child {
+        let free = lower.filter(|ino| !self.objects.contains_key(ino));
         if free != lower {
             tracing::warn!("{} shows local changes only: what it was in the base is elsewhere", place.name);
         }
-        let ino = free.map_or_else(|| self.new_ino(), Base::ino);
+        let ino = free.unwrap_or_else(|| self.new_ino());
         let directory = Directory {
             place: Where::At(place),
             lower: free,
@@ -320,7 +235,7 @@ impl Tree {
                 "{} in {} says it is {} of the base, which is still there: it shows local changes only",
                 place.name,
                 w.upper.path().display(),
-                w.base().path(of)
+                w.lower.find(of)?.shown_path()
             );
         }
         let (parent, name) = (place.parent, place.name.clone());
@@ -333,10 +248,10 @@ impl Tree {
     }
 
     /// Whether a name in a directory of the base shows through, wherever that directory is. All of the upper is read.
-    fn is_in_place(&self, w: &World, directory: Node, name: &Name) -> Result<bool> {
+    fn is_in_place(&self, w: &World, directory: Ino, name: &Name) -> Result<bool> {
         let (mut directory, mut name) = (directory, name.clone());
         loop {
-            match self.objects.get(&Base::ino(directory)) {
+            match self.objects.get(&directory) {
                 Some(Object::Directory(above)) => {
                     let is_said = above.children.as_ref().is_some_and(|known| known.contains_key(&name));
                     return Ok(!is_said
@@ -346,18 +261,133 @@ impl Tree {
                 Some(Object::Leaf(_)) => return Ok(false),
                 None => {}
             }
-            let of = w.base().index().node(directory).map_err(damaged)?;
-            let (parent, own) = w.base().place(&of).map_err(damaged)?;
-            (directory, name) = (parent, raw::name(&own)?);
+            (directory, name) = w.lower.find(directory)?.place()?;
         }
     }
 }
 
+impl World {
+    /// What a directory of the upper is merged with, if it is in one that is merged with `lower`.
+    pub(super) fn seen_directory(
+        &self,
+        edition: &Edition,
+        lower: Option<Node>,
+        name: &Name,
+        at: &At,
+    ) -> Result<What> {
+        if self.upper.mark(at, Mark::Opaque)?.is_some_and(|value| value == b"y") {
+            return Ok(What::Directory(None));
+        }
+        let directory = |found: Option<(Node, FileType)>| match found {
+            Some((node, FileType::Directory)) => Some(node),
+            _ => None,
+        };
+        let own = directory(below(edition, lower, name)?);
+        Ok(match self.upper.mark(at, Mark::Redirect)? {
+            None => What::Directory(own),
+            Some(path) => {
+                let found = match self.translated(&edition.base, at, path)? {
+                    Some(path) => self.redirected(edition, lower, &path)?,
+                    None => None,
+                };
+                match directory(found) {
+                    Some(node) if Some(node) != own => What::Moved(node),
+                    found => What::Directory(found),
+                }
+            }
+        })
+    }
+
+    /// Where the content of what is no directory is.
+    pub(super) fn seen_data(
+        &self,
+        edition: &Edition,
+        lower: Option<Node>,
+        name: &Name,
+        kind: FileType,
+        at: &At,
+    ) -> Result<Data> {
+        if kind != FileType::RegularFile || self.upper.mark(at, Mark::Metacopy)?.is_none() {
+            return Ok(Data::Here);
+        }
+        if let Some(times) = self.upper.mark(at, Mark::Times)?.as_deref().and_then(Times::from_mark) {
+            // A crash came while its content was added.
+            times.restore(&at.open(OFlags::RDONLY)?)?;
+            self.upper.clear_mark(at, Mark::Times)?;
+        }
+        let found = match self.upper.mark(at, Mark::Redirect)? {
+            None => below(edition, lower, name)?,
+            Some(path) => self.redirected(edition, lower, &path)?,
+        };
+        let found = match found {
+            Some((node, FileType::RegularFile)) => Some(node),
+            _ => None,
+        };
+        let mark = self.upper.mark(at, Mark::Content)?;
+        Ok(Data::Below(match (mark.as_deref().and_then(origin::from_mark), found) {
+            (Some(content), found) => {
+                // Or under its own name: a base that was made of these changes has it there.
+                let own = below(edition, lower, name)?.map(|(node, _)| node);
+                let mut same = None;
+                for node in [found, own].into_iter().flatten() {
+                    let there = self.lower.content(&edition.base.index().node(node).map_err(damaged)?)?;
+                    if same.is_none() && there.is_some_and(|there| origin::is_same(&there, &content)) {
+                        same = Some(node);
+                    }
+                }
+                match same {
+                    Some(node) => Origin::Base(edition.ino(node)),
+                    None => Origin::Replaced(Arc::new(content)),
+                }
+            }
+            // The kernel made it: what it means is what is there.
+            (None, Some(node)) => Origin::Base(edition.ino(node)),
+            (None, None) => Origin::Lost,
+        }))
+    }
+
+    /// Where a redirect leads, in the base: an absolute path, or another name in the same directory.
+    fn redirected(
+        &self,
+        edition: &Edition,
+        lower: Option<Node>,
+        path: &[u8],
+    ) -> Result<Option<(Node, FileType)>> {
+        let nowhere = || {
+            tracing::warn!(
+                "a redirect in {} leads nowhere: {}",
+                self.upper.path().display(),
+                path[..path.len().min(4096)].escape_ascii()
+            );
+            Ok(None)
+        };
+        let (mut found, relative) = match path.strip_prefix(b"/") {
+            Some(rest) => (Some((Node::ROOT, FileType::Directory)), rest),
+            None if path.contains(&b'/') => return nowhere(),
+            None => (lower.map(|node| (node, FileType::Directory)), path),
+        };
+        for component in relative.split(|byte| *byte == b'/') {
+            let (Some((node, FileType::Directory)), Ok(name)) = (found, Name::new(component)) else {
+                return nowhere();
+            };
+            found = below(edition, Some(node), &name)?;
+        }
+        if found.is_none() { nowhere() } else { Ok(found) }
+    }
+}
+
+/// What a directory of a base has under a name.
+pub(super) fn below(edition: &Edition, lower: Option<Node>, name: &Name) -> Result<Option<(Node, FileType)>> {
+    let Some(lower) = lower else { return Ok(None) };
+    let found = edition.child(lower, name.as_bytes()).map_err(damaged)?;
+    Ok(found.map(|(node, kind)| (node, file_type(kind))))
+}
+
 /// How many directories are above one of the base.
-fn depth(w: &World, mut node: Node) -> Result<usize> {
+pub(super) fn depth(edition: &Edition, mut node: Node) -> Result<usize> {
     let mut depth = 0;
     while node != Node::ROOT {
-        node = w.base().index().node(node).map_err(damaged)?.parent();
+        node = edition.base.index().node(node).map_err(damaged)?.parent();
         depth += 1;
     }
     Ok(depth)

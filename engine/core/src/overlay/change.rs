@@ -8,7 +8,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aysfs_flist::Node;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Caller, ErrorKind, FileKind, Ino, Name, RenameMode, Result, SetTime, Time};
 use rustix::fs::{
@@ -22,7 +21,7 @@ use super::stage::Staged;
 use super::tree::{Child, Data, Found, Origin, Place, Tree, Where, open_path};
 use super::xattrs::DEFAULT_ACL;
 use super::{World, access};
-use crate::base::{LENDS_RIGHTS, damaged};
+use crate::base::LENDS_RIGHTS;
 
 /// Of ext4; beyond it the local filesystem says no anyway.
 const SYMLINK_MAX: usize = 4095;
@@ -272,35 +271,37 @@ impl Tree {
                     return Err(ErrorKind::NotFound.into());
                 }
                 (_, true, _) => break,
-                (lower, false, Where::At(place)) => {
-                    let node = lower.ok_or(ErrorKind::Stale)?;
-                    way.push((at, node, place.clone()));
+                (_, false, Where::At(place)) => {
+                    way.push((at, place.clone()));
                     at = place.parent;
                 }
             }
         }
-        for (ino, node, place) in way.into_iter().rev() {
+        for (ino, place) in way.into_iter().rev() {
             // It may be in the upper, or gone, since an earlier mount, and nobody has looked yet.
             match self.find(w, place.parent, &place.name)? {
                 Some(Found::Upper(known, _)) if known == ino => continue,
-                Some(Found::Base(known, _)) if known == node => {}
+                Some(Found::Base(known, _)) if known == ino => {}
                 _ => return Err(ErrorKind::NotFound.into()),
             }
             let directory = self.descriptor(w, place.parent)?;
-            let staged = w.stage_directory(&w.base().index().node(node).map_err(damaged)?)?;
+            let staged = w.stage_directory(&w.lower.find(ino)?)?;
             keeping_times(&directory, || {
                 move_in(w, &staged, &directory, place.name.as_bytes(), RenameFlags::NOREPLACE)
             })?;
-            self.add_directory(w, place, Some((ino, node)))?;
+            self.add_directory(w, place, Some(ino))?;
         }
         self.descriptor(w, ino)
     }
 
     /// The same of one that may have been removed meanwhile: its attributes can still be changed by those who have it open.
     pub(super) fn changeable_directory(&mut self, w: &World, ino: Ino) -> Result<At> {
-        if let (Some(node), false, Where::Removed(None)) = self.directory(w, ino)? {
-            let staged = w.stage_directory(&w.base().index().node(node).map_err(damaged)?)?;
+        if let (Some(_), false, Where::Removed(None)) = self.directory(w, ino)? {
+            let staged = w.stage_directory(&w.lower.find(ino)?)?;
             let fd = Arc::new(open_path(&w.upper.work, staged.name())?);
+            if !self.objects.contains_key(&ino) {
+                self.lose_directory(w, ino, None)?;
+            }
             let directory = self.directory_mut(ino)?;
             directory.place = Where::Removed(Some(fd));
             (directory.raised, directory.children) = (true, Some(BTreeMap::new()));
@@ -336,7 +337,7 @@ impl Tree {
     /// Notes that a leaf lost a name.
     fn lost(&mut self, found: Found, place: Place, nameless: Option<Arc<OwnedFd>>) {
         match found {
-            Found::Base(node, _) => self.hide(node),
+            Found::Base(ino, _) => self.hide(ino),
             Found::Upper(ino, _) => self.lose_name(ino, &place, nameless),
         }
     }
@@ -379,9 +380,9 @@ impl Tree {
         let (lower, ..) = self.directory(w, moved.ino())?;
         match lower {
             Some(_) if !w.upper.form.has_redirects() => Err(ErrorKind::CrossDevice.into()),
-            Some(node) => {
+            Some(of) => {
                 self.raised(w, moved.ino())?;
-                let path = redirect(w, node)?;
+                let path = redirect(w, of)?;
                 let source = At::Named(self.descriptor(w, from)?, name.as_bytes().into());
                 w.mark_as_moved(&source, &path)
             }
@@ -399,10 +400,10 @@ impl Tree {
     /// Makes the mark of a file whose content is in the base lead there from everywhere. What the kernel copies up needs
     /// none as long as it keeps its name, or one that is only right in the same directory.
     fn fix_redirect(&mut self, w: &World, ino: Ino) -> Result<()> {
-        let Some(Data::Below(Origin::Base(node))) = self.leaf(ino).map(|leaf| &leaf.data) else {
+        let Some(Data::Below(Origin::Base(of))) = self.leaf(ino).map(|leaf| &leaf.data) else {
             return Ok(());
         };
-        let path = redirect(w, *node)?;
+        let path = redirect(w, *of)?;
         let at = self.at(w, ino)?;
         if w.upper.mark(&at, Mark::Redirect)?.as_ref() == Some(&path) {
             return Ok(());
@@ -455,9 +456,8 @@ impl Tree {
 }
 
 /// The mark that leads from a moved directory or file to what it was in the base.
-pub(super) fn redirect(w: &World, node: Node) -> Result<Vec<u8>> {
-    let path = w.base().index().path(node).map_err(damaged)?;
-    Ok([b"/", &*path].concat())
+pub(super) fn redirect(w: &World, of: Ino) -> Result<Vec<u8>> {
+    Ok([b"/", &*w.lower.find(of)?.path()?].concat())
 }
 
 /// Makes it; a regular file is open then.

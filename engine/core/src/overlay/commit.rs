@@ -19,6 +19,7 @@ use aysfs_vfs::Error;
 
 use super::Overlay;
 use super::entries::{SeeError, Seen, SendProgress, see};
+use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
 use crate::pack::upload::{self, Form, Job, MappedStores, To, UploadError};
 use crate::pack::{self, ListError};
@@ -108,7 +109,7 @@ impl Overlay {
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, moved, files, .. } =
+        let Seen { mut entries, moved, files, base, .. } =
             blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
 
         let sealing = self.0.w.lower.stors().sealing().cloned();
@@ -132,7 +133,7 @@ impl Overlay {
                 inner.open_to_send(files.get(&position).map(|file| file.ino))
             })
             .await?;
-        let header = Header { ancestors: self.0.w.ancestors(moved), ..options.header.clone() };
+        let header = Header { ancestors: ancestors(&base, moved), ..options.header.clone() };
         let committed = Committed {
             entries: entries.len() as u64,
             files: reused + sent.files,

@@ -15,7 +15,7 @@ mod content;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aysfs_flist::{Node, NodeRef};
+use aysfs_flist::NodeRef;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Attr, ErrorKind, FileKind, Ino, Name, Result};
 use rustix::fs::{FileType, OFlags};
@@ -25,7 +25,8 @@ use super::at::At;
 use super::tree::{Data, Found, Object, Origin, Tree, Where, file_type};
 use super::{Inner, Overlay, World, blocking};
 use crate::abandoned::SetWhenDropped;
-use crate::base::{Base, damaged};
+use crate::base::damaged;
+use crate::edition::Item;
 
 /// One difference from the base.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +85,17 @@ impl Overlay {
     pub async fn diff(&self) -> Result<Vec<Change>> {
         let abandoned = SetWhenDropped::default();
         let (inner, flag) = (self.0.clone(), abandoned.0.clone());
-        blocking(move || Comparison::new(&inner, &flag).run()).await
+        blocking(move || {
+            loop {
+                let before = inner.w.lower.now().serial;
+                let found = Comparison::new(&inner, &flag).run();
+                if inner.w.lower.now().serial == before {
+                    return found;
+                }
+                // It was compared with two bases.
+            }
+        })
+        .await
     }
 }
 
@@ -93,7 +104,7 @@ struct Ahead {
     ino: Ino,
     path: Vec<u8>,
     /// What it is compared with, and where that is.
-    base: Option<(Node, Vec<u8>)>,
+    base: Option<(Ino, Vec<u8>)>,
     report: Report,
 }
 
@@ -121,10 +132,10 @@ struct Comparison<'a> {
     ahead: Vec<Ahead>,
     modified: Vec<Change>,
     /// Paths of the base, and what it has there.
-    deleted: BTreeMap<Vec<u8>, Node>,
+    deleted: BTreeMap<Vec<u8>, Ino>,
     added: Vec<Added>,
     /// Files of the base that have been found at another path.
-    renamed: HashSet<Node>,
+    renamed: HashSet<Ino>,
 }
 
 impl<'a> Comparison<'a> {
@@ -132,7 +143,7 @@ impl<'a> Comparison<'a> {
         let root = Ahead {
             ino: Ino::ROOT,
             path: Vec::new(),
-            base: Some((Node::ROOT, Vec::new())),
+            base: Some((Ino::ROOT, Vec::new())),
             report: Report::Modified,
         };
         Self {
@@ -175,16 +186,15 @@ impl<'a> Comparison<'a> {
             let mut tree = self.inner.tree();
             match base {
                 // It is in the base only, and so is all below it.
-                Some((node, _)) if !tree.is_in_upper(*ino) && Base::ino(*node) == *ino => return Ok(()),
+                Some((of, _)) if !tree.is_in_upper(*ino) && of == ino => return Ok(()),
                 _ => (tree.list(w, *ino)?, tree.directory(w, *ino)?.0),
             }
         };
-        let mut names: BTreeMap<Name, (Option<Found>, Option<Node>)> =
+        let mut names: BTreeMap<Name, (Option<Found>, Option<Ino>)> =
             shown.into_iter().map(|(name, found)| (name, (Some(found), None))).collect();
-        if let Some((node, _)) = base {
-            for child in w.base().index().children(*node).map_err(damaged)? {
-                let (name, node) = child.map_err(damaged)?;
-                names.entry(raw::name(name)?).or_default().1 = Some(node);
+        if let Some((of, _)) = base {
+            for (name, ino, _) in w.lower.find(*of)?.children()? {
+                names.entry(name).or_default().1 = Some(ino);
             }
         }
         let mut is_same = true;
@@ -219,22 +229,21 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares what a name leads to with what it leads to in the base; returns whether the name was touched.
-    fn compare(&mut self, path: Vec<u8>, found: Found, in_base: Vec<u8>, node: Node) -> Result<bool> {
+    fn compare(&mut self, path: Vec<u8>, found: Found, in_base: Vec<u8>, of: Ino) -> Result<bool> {
         let w = &self.inner.w;
         let Found::Upper(ino, kind) = found else { return Ok(false) };
-        let of = w.base().index().node(node).map_err(damaged)?;
-        let was_directory = file_type(of.kind()) == FileType::Directory;
+        let was_directory = file_type(w.lower.find(of)?.of()?.kind()) == FileType::Directory;
         let lower = self.lower(found)?;
-        let is_it = lower == Some(node);
+        let is_it = lower == Some(of);
         // A directory of the base that is elsewhere, or that another one has replaced, is another one.
-        if (was_directory && !is_it && self.is_elsewhere(node)) || (lower.is_some() && !is_it) {
-            self.deleted.insert(in_base, node);
+        if (was_directory && !is_it && self.is_elsewhere(of)) || (lower.is_some() && !is_it) {
+            self.deleted.insert(in_base, of);
             self.is_new(path, found)?;
             return Ok(true);
         }
         match (found.is_directory(), was_directory) {
             (true, true) => {
-                let base = Some((node, in_base));
+                let base = Some((of, in_base));
                 self.ahead.push(Ahead { ino, path, base, report: Report::Modified });
                 Ok(!is_it)
             }
@@ -248,7 +257,7 @@ impl<'a> Comparison<'a> {
                 Ok(true)
             }
             (false, false) => {
-                let aspects = self.aspects(ino, node, kind)?;
+                let aspects = self.aspects(ino, of, kind)?;
                 let changed = !aspects.is_empty();
                 self.modified(path, aspects);
                 Ok(changed)
@@ -264,43 +273,41 @@ impl<'a> Comparison<'a> {
         if found.is_directory() {
             let lower = self.lower(found)?;
             let base = match lower {
-                Some(node) => Some((node, w.base().index().path(node).map_err(damaged)?)),
+                Some(of) => Some((of, w.lower.find(of)?.path()?)),
                 None => None,
             };
             let report = if base.is_some() { Report::Renamed(position) } else { Report::Nowhere };
             new.from = base.as_ref().map(|(_, at)| at.clone());
             self.ahead.push(Ahead { ino, path, base, report });
-        } else if let Some((node, from)) = self.moved_file(ino)? {
+        } else if let Some((of, from)) = self.moved_file(ino)? {
             new.from = Some(from);
-            new.aspects = self.aspects(ino, node, found.kind())?;
-            self.renamed.insert(node);
+            new.aspects = self.aspects(ino, of, found.kind())?;
+            self.renamed.insert(of);
         }
         self.added.push(new);
         Ok(())
     }
 
     /// The file of the base that was moved to where an inode is, and where it was.
-    fn moved_file(&self, ino: Ino) -> Result<Option<(Node, Vec<u8>)>> {
+    fn moved_file(&self, ino: Ino) -> Result<Option<(Ino, Vec<u8>)>> {
         let w = &self.inner.w;
         let mut tree = self.inner.tree();
-        let Some(Data::Below(Origin::Base(node))) = tree.leaf(ino).map(|leaf| leaf.data.clone()) else {
+        let Some(Data::Below(Origin::Base(of))) = tree.leaf(ino).map(|leaf| leaf.data.clone()) else {
             return Ok(None);
         };
-        if self.renamed.contains(&node) {
+        if self.renamed.contains(&of) {
             return Ok(None);
         }
-        let of = w.base().index().node(node).map_err(damaged)?;
         let mut first = None;
-        for (directory, name) in w.base().names(&of).map_err(damaged)? {
-            let directory = w.base().index().path(directory).map_err(damaged)?;
-            let path = join(&directory, &raw::name(&name)?);
+        for (directory, name) in w.lower.find(of)?.names()? {
+            let path = join(&w.lower.find(directory)?.path()?, &name);
             if at_path(&mut tree, w, &path)?.is_some_and(|found| found.ino() == ino) {
                 // This is one more name.
                 return Ok(None);
             }
             first.get_or_insert(path);
         }
-        Ok(first.map(|path| (node, path)))
+        Ok(first.map(|path| (of, path)))
     }
 
     fn modified(&mut self, path: Vec<u8>, aspects: Vec<Aspect>) {
@@ -310,7 +317,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// The directory of the base that a directory is merged with.
-    fn lower(&self, found: Found) -> Result<Option<Node>> {
+    fn lower(&self, found: Found) -> Result<Option<Ino>> {
         match found.is_directory() {
             true => Ok(self.inner.tree().directory(&self.inner.w, found.ino())?.0),
             false => Ok(None),
@@ -318,18 +325,18 @@ impl<'a> Comparison<'a> {
     }
 
     /// Whether a directory of the base, which is not in its place, is shown at another one.
-    fn is_elsewhere(&self, node: Node) -> bool {
-        match self.inner.tree().objects.get(&Base::ino(node)) {
+    fn is_elsewhere(&self, ino: Ino) -> bool {
+        match self.inner.tree().objects.get(&ino) {
             Some(Object::Directory(directory)) => !matches!(directory.place, Where::Removed(_)),
             _ => false,
         }
     }
 
     /// In what an inode of the upper differs from one of the base.
-    fn aspects(&self, ino: Ino, node: Node, kind: FileType) -> Result<Vec<Aspect>> {
+    fn aspects(&self, ino: Ino, of: Ino, kind: FileType) -> Result<Vec<Aspect>> {
         let w = &self.inner.w;
-        let of = w.base().index().node(node).map_err(damaged)?;
-        let old = w.base().attr(&of).map_err(damaged)?;
+        let item = w.lower.find(of)?;
+        let (of, old) = (item.of()?, item.attr()?);
         let (new, at, data) = {
             let mut tree = self.inner.tree();
             let data = tree.leaf(ino).map(|leaf| leaf.data.clone());
@@ -345,7 +352,7 @@ impl<'a> Comparison<'a> {
             }
         };
         let content_differs =
-            kind == FileType::RegularFile && self.content_differs(&of, (&old, &new), &at, data)?;
+            kind == FileType::RegularFile && self.content_differs(&item, (&old, &new), &at, data)?;
         note(Aspect::Content, content_differs);
         note(Aspect::Size, kind == FileType::RegularFile && old.size != new.size);
         let target_differs = kind == FileType::Symlink && at.target()? != of.target().map_err(damaged)?;
@@ -359,21 +366,19 @@ impl<'a> Comparison<'a> {
 
     fn content_differs(
         &self,
-        of: &NodeRef<'_>,
+        item: &Item,
         (old, new): (&Attr, &Attr),
         at: &At,
         data: Option<Data>,
     ) -> Result<bool> {
         debug_assert_eq!((old.kind, new.kind), (FileKind::Regular, FileKind::Regular));
-        let lower = &self.inner.w.lower;
+        let (lower, of) = (&self.inner.w.lower, &item.of()?);
         if old.size != new.size {
             return Ok(true);
         }
         let known = match data {
-            Some(Data::Below(Origin::Base(node))) if node == of.number() => return Ok(false),
-            Some(Data::Below(Origin::Base(node))) => {
-                lower.content(&self.inner.w.base().index().node(node).map_err(damaged)?)?
-            }
+            Some(Data::Below(Origin::Base(origin))) if origin == item.ino() => return Ok(false),
+            Some(Data::Below(Origin::Base(origin))) => lower.content(&lower.find(origin)?.of()?)?,
             Some(Data::Below(Origin::Replaced(content))) => Some((*content).clone()),
             Some(Data::Below(Origin::Lost)) => return Ok(true),
             Some(Data::Here) | None => {

@@ -10,10 +10,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 
-use aysfs_flist::{Content as Listed, Entry, Kind, Node, ObjectKey, Owner, Timestamp};
+use aysfs_flist::{Content as Listed, Entry, Kind, ObjectKey, Owner, Timestamp};
 use aysfs_store::{Check, Content};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
 use rustix::fs::OFlags;
@@ -24,7 +24,8 @@ use super::at::At;
 use super::diff::join;
 use super::pushed::{Destination, Pushed};
 use super::tree::{Data, Found, Origin, Tree};
-use crate::base::damaged;
+use crate::base::{Base, damaged};
+use crate::edition::Item;
 use crate::pack::data_segments;
 
 /// How often the names are read before others have to wait.
@@ -56,8 +57,9 @@ impl From<Error> for SeeError {
 }
 
 /// The tree as entries, in the order of a flist.
-#[derive(Default)]
 pub(super) struct Seen {
+    /// What it was below the changes.
+    pub(super) base: Arc<Base>,
     pub(super) entries: Vec<Entry>,
     /// Directories of the base that have another path now: old and new.
     pub(super) moved: Vec<(Vec<u8>, Vec<u8>)>,
@@ -89,6 +91,11 @@ pub(super) fn see(
 }
 
 impl Seen {
+    fn new(base: Arc<Base>) -> Self {
+        let (entries, moved, files) = Default::default();
+        Self { base, entries, moved, files, unnamed_users: Vec::new(), unnamed_groups: Vec::new() }
+    }
+
     /// Adds the names that this machine has for numbers.
     fn name_owners(&mut self) {
         let known = UsersCache::new();
@@ -151,7 +158,7 @@ impl<'a> Walk<'a> {
     ) -> Self {
         progress.entries.store(0, Ordering::Relaxed);
         progress.bytes_found.store(0, Ordering::Relaxed);
-        let (first_names, seen) = (HashMap::new(), Seen::default());
+        let (first_names, seen) = (HashMap::new(), Seen::new(inner.w.base()));
         Self { inner, held, destination, progress, abandoned, first_names, seen }
     }
 
@@ -190,7 +197,7 @@ impl<'a> Walk<'a> {
         match found {
             Found::Base(..) => Ok(in_place.cloned()),
             Found::Upper(ino, _) => match self.tree(|tree| tree.directory(w, ino))?.0 {
-                Some(node) => w.base().index().path(node).map(Some).map_err(damaged),
+                Some(lower) => w.lower.find(lower)?.path().map(Some),
                 None => Ok(None),
             },
         }
@@ -221,13 +228,14 @@ impl<'a> Walk<'a> {
         let position = self.seen.entries.len();
         let (mut entry, nlink) = match upper {
             None => {
-                let of = w.lower.find(ino)?;
+                let item = w.lower.find(ino)?;
+                let of = item.of()?;
                 (of.entry(path.clone()).map_err(damaged)?, of.nlink())
             }
             Some((attr, at, data)) => {
                 let mut entry = describe(path.clone(), &attr);
-                let node = self.node_in_base(ino, data.as_ref())?;
-                self.take_over_owners(&mut entry, &attr, node)?;
+                let item = self.item_in_base(ino, data.as_ref())?;
+                self.take_over_owners(&mut entry, &attr, item)?;
                 entry.xattrs = w.upper.shown_xattrs(&at)?;
                 match entry.kind {
                     Kind::Symlink => entry.target = at.target()?,
@@ -280,26 +288,25 @@ impl<'a> Walk<'a> {
     }
 
     /// What the base has that became this inode of the upper, as far as it is known.
-    fn node_in_base(&mut self, ino: Ino, data: Option<&Data>) -> Result<Option<Node>> {
+    fn item_in_base(&mut self, ino: Ino, data: Option<&Data>) -> Result<Option<Item>> {
         let w = &self.inner.w;
-        Ok(match data {
+        let of = match data {
             None => self.tree(|tree| tree.directory(w, ino))?.0,
-            Some(Data::Below(Origin::Base(node))) => Some(*node),
+            Some(Data::Below(Origin::Base(of))) => Some(*of),
             // What was copied up keeps its number.
-            Some(_) => w.base().node(ino),
-        })
+            Some(_) => Some(ino).filter(|ino| w.lower.is_shown(*ino)),
+        };
+        of.map(|of| w.lower.find(of)).transpose()
     }
 
     /// Owners that are those of the base are called what they are called there, since this machine need not know that name;
     /// the others get names when the walk is over.
-    fn take_over_owners(&mut self, entry: &mut Entry, attr: &Attr, node: Option<Node>) -> Result<()> {
-        let base = self.inner.w.base();
+    fn take_over_owners(&mut self, entry: &mut Entry, attr: &Attr, item: Option<Item>) -> Result<()> {
         let (mut user, mut group) = (None, None);
-        if let Some(node) = node {
-            let of = base.index().node(node).map_err(damaged)?;
-            let before = base.attr(&of).map_err(damaged)?;
-            user = (before.uid == attr.uid).then(|| base.index().users()[of.user()].clone());
-            group = (before.gid == attr.gid).then(|| base.index().groups()[of.group()].clone());
+        if let Some(item) = item {
+            let (of, before, index) = (item.of()?, item.attr()?, item.edition.base.index());
+            user = (before.uid == attr.uid).then(|| index.users()[of.user()].clone());
+            group = (before.gid == attr.gid).then(|| index.groups()[of.group()].clone());
         }
         let position = self.seen.entries.len();
         match user {
@@ -316,8 +323,9 @@ impl<'a> Walk<'a> {
     /// Notes where the content of a file is of which only the attributes were copied up.
     fn take_over(&self, entry: &mut Entry, origin: &Origin) -> Result<(), SeeError> {
         match origin {
-            Origin::Base(node) => {
-                let of = self.inner.w.base().index().node(*node).map_err(damaged)?;
+            Origin::Base(of) => {
+                let item = self.inner.w.lower.find(*of)?;
+                let of = item.of()?;
                 entry.content = of.content().map_err(damaged)?;
                 entry.v1_keys = of.v1_keys().map_err(damaged)?;
                 entry.data = of.data().map_err(damaged)?.map(Iterator::collect);

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aysfs_flist::{Kind, Node, NodeRef};
+use aysfs_flist::Kind;
 use aysfs_store::{Borrower, Lent};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use rustix::fs::OFlags;
@@ -23,7 +23,8 @@ use rustix::fs::OFlags;
 use super::raise::Turns;
 use super::tree::{Data, Tree};
 use super::{Inner, World};
-use crate::base::{LENDS_RIGHTS, damaged};
+use crate::base::LENDS_RIGHTS;
+use crate::edition::Item;
 
 /// In bytes. A smaller file is in the page cache after one read, and is opened for less than it takes to lend it.
 pub(super) const SMALLEST: u64 = 64 << 10;
@@ -85,7 +86,8 @@ impl Lending {
         if !self.is_possible || !is_settled {
             return None;
         }
-        let of = w.lower.find_file(ino).ok()?;
+        let item = w.lower.find_file(ino).ok()?;
+        let of = item.of().ok()?;
         if of.size() < self.smallest || of.perm() & LENDS_RIGHTS != 0 {
             return None;
         }
@@ -95,7 +97,8 @@ impl Lending {
 
 impl Inner {
     /// The file that handles of a file of the base, or mappings, pass through to.
-    pub(super) fn taking(&self, ino: Ino, of: &NodeRef<'_>) -> Result<Option<Taking>> {
+    pub(super) fn taking(&self, item: &Item) -> Result<Option<Taking>> {
+        let (ino, of) = (item.ino(), &item.of()?);
         if !self.lending.is_possible || of.kind() != Kind::Regular {
             return Ok(None);
         }
@@ -110,34 +113,34 @@ impl Inner {
     }
 
     /// Makes the file that is passed through to the one of the upper, and gives it the names that the file has.
-    pub(super) fn take(&self, ino: Ino, node: Node, taking: &Taking) -> Result<()> {
+    pub(super) fn take(&self, ino: Ino, taking: &Taking) -> Result<()> {
         let w = &self.w;
-        let of = w.base().index().node(node).map_err(damaged)?;
+        let item = w.lower.find(ino)?;
         let staged = match taking {
             Taking::Lent(lent) => w.stage(|name| {
-                lent.give_away(&w.upper.work, name).map_err(|source| self.take_error(node, source))
+                lent.give_away(&w.upper.work, name).map_err(|source| take_error(&item, source))
             })?,
             Taking::Given(name) => w.stage_at(name.clone(), |_| Ok(()))?,
         };
         self.lending.given().insert(ino, staged.name().to_vec());
         let installed = w
-            .dress(&of, &staged.at())
+            .dress(&item, &staged.at())
             // The cache has left that to the kernel.
             .and_then(|()| Ok(staged.at().open(OFlags::RDONLY)?.sync_data()?))
-            .and_then(|()| self.install_staged(ino, &of, &staged, Data::Here));
+            .and_then(|()| self.install_staged(&item, &staged, Data::Here));
         match installed {
             Ok(()) => drop(self.lending.given().remove(&ino)),
             Err(_) => staged.leave(),
         }
         installed
     }
+}
 
-    fn take_error(&self, node: Node, source: io::Error) -> Error {
-        let kind = match source.kind() {
-            io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-            io::ErrorKind::QuotaExceeded => ErrorKind::QuotaExceeded,
-            _ => ErrorKind::Io,
-        };
-        Error::new(kind, TakeError { path: self.w.base().path(node), source })
-    }
+fn take_error(item: &Item, source: io::Error) -> Error {
+    let kind = match source.kind() {
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::QuotaExceeded => ErrorKind::QuotaExceeded,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, TakeError { path: item.shown_path(), source })
 }

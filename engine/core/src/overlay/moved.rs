@@ -12,6 +12,7 @@ use aysfs_vfs::Result;
 use super::World;
 use super::at::At;
 use super::marks::Mark;
+use crate::base::Base;
 
 /// Longest path that the kernel takes, with its NUL and the leading `/`.
 const PATH_MAX: usize = 4096;
@@ -25,13 +26,13 @@ impl World {
         self.upper.set_mark(at, Mark::List, &list)
     }
 
-    /// The path in this base of what a redirect names; `None` if it leads nowhere.
-    pub(super) fn translated(&self, at: &At, redirect: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    /// The path in a base of what a redirect names; `None` if it leads nowhere.
+    pub(super) fn translated(&self, base: &Base, at: &At, redirect: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let Some(mark) = self.upper.mark(at, Mark::List)? else { return Ok(Some(redirect)) };
         let Some(list) = mark.strip_suffix(&*redirect).and_then(|mark| mark.strip_suffix(b" ")) else {
             return Ok(Some(redirect));
         };
-        let ancestors = &self.base().index().header().ancestors;
+        let ancestors = &base.index().header().ancestors;
         let is_it = |sha256: &[u8; 32]| hex::encode(sha256).as_bytes() == list;
         // The newest, if it was the same list twice.
         let Some(first) = ancestors.iter().rposition(|ancestor| is_it(&ancestor.sha256)) else {
@@ -48,15 +49,15 @@ impl World {
         }
         Ok(path.map(|path| [b"/", &*path].concat()))
     }
+}
 
-    /// What a list tells of its origin that is made of this base and the changes, where these directories have another path.
-    pub(super) fn ancestors(&self, moved: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<Ancestor> {
-        let index = self.base().index();
-        let mut ancestors = index.header().ancestors.clone();
-        ancestors.push(Ancestor { sha256: index.list_digest(), moved });
-        keep_newest(&mut ancestors);
-        ancestors
-    }
+/// What a list tells of its origin that is made of this base and the changes, where these directories have another path.
+pub(super) fn ancestors(base: &Base, moved: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<Ancestor> {
+    let index = base.index();
+    let mut ancestors = index.header().ancestors.clone();
+    ancestors.push(Ancestor { sha256: index.list_digest(), moved });
+    keep_newest(&mut ancestors);
+    ancestors
 }
 
 /// Forgets the oldest, since a list has room for so many only. A redirect that is a path of one of those means afterwards what it

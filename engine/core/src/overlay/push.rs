@@ -17,6 +17,7 @@ use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
 
 use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
+use super::moved::ancestors;
 use super::pushed::Destination;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
@@ -153,7 +154,7 @@ impl Overlay {
             let (ready, busy) = ready(&inner, &seen, idle);
             Ok((seen, ready, busy))
         });
-        let (Seen { mut entries, moved, files, .. }, ready, busy) = looked.await?;
+        let (Seen { mut entries, moved, files, base, .. }, ready, busy) = looked.await?;
 
         let mut waiting: Vec<_> = busy
             .iter()
@@ -214,7 +215,7 @@ impl Overlay {
             .await?;
         }
         as_sent_before(&mut entries, &files, &unsent);
-        let ancestors = self.0.w.ancestors(moved);
+        let ancestors = ancestors(&base, moved);
         Ok(Sent { entries, ancestors, files: count, waiting, new_objects, new_bytes })
     }
 }

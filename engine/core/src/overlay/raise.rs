@@ -9,9 +9,8 @@ use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aysfs_flist::{Kind, Node, NodeRef};
+use aysfs_flist::Kind;
 use aysfs_store::{FetchError, VerifiedFile};
-use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -26,7 +25,7 @@ use super::stage::{Content, Staged, copy_content, segments};
 use super::times::Times;
 use super::tree::{Data, Found, Origin, Place, Tree};
 use super::{Inner, blocking, origin};
-use crate::base::{Base, damaged};
+use crate::edition::Item;
 
 /// What is about to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +52,18 @@ struct CopyUpError {
 enum Step {
     Nothing,
     /// Make a copy of what is in the base.
-    Install(Node, Need),
+    Install(Need),
     /// Make the file of the cache, which its handles read, the one of the upper.
-    Take(Node, Taking),
+    Take(Taking),
     /// Add the content to a copy that has only the attributes.
     Fill(Origin, Need),
 }
 
 impl Step {
     /// The content that it takes, if any.
-    fn needs_content(&self) -> Option<Origin> {
+    fn needs_content(&self, ino: Ino) -> Option<Origin> {
         match self {
-            Self::Install(node, Need::Content) => Some(Origin::Base(*node)),
+            Self::Install(Need::Content) => Some(Origin::Base(ino)),
             Self::Fill(origin, Need::Content) => Some(origin.clone()),
             Self::Nothing | Self::Install(..) | Self::Take(..) | Self::Fill(..) => None,
         }
@@ -128,14 +127,14 @@ impl Inner {
             });
         }
         // Whoever changes only attributes must not wait for a stor.
-        let mut fetched = match step.needs_content() {
+        let mut fetched = match step.needs_content(ino) {
             Some(origin) => Some(self.fetch(ino, &origin).await?),
             None => None,
         };
         let mut turn = Turn::Held { _until_dropped: self.turns.wait(ino).await };
         // Somebody else may have done some of it; the content is the same.
         let step = self.step(ino, need)?;
-        if let Some(origin) = step.needs_content() {
+        if let Some(origin) = step.needs_content(ino) {
             loop {
                 let file = match fetched.take() {
                     Some(file) => file,
@@ -153,16 +152,16 @@ impl Inner {
         let inner = self.clone();
         match step {
             Step::Nothing => {}
-            Step::Take(node, taking) => {
-                return blocking(move || inner.take(ino, node, &taking).map(|()| turn)).await;
+            Step::Take(taking) => {
+                return blocking(move || inner.take(ino, &taking).map(|()| turn)).await;
             }
-            Step::Install(node, Need::Attributes) => {
-                let of = self.w.base().index().node(node).map_err(damaged)?;
-                let mark = self.w.lower.content(&of)?.as_ref().and_then(origin::to_mark);
-                let path = redirect(&self.w, node)?;
-                self.install(ino, node, &Content::Below { path: &path, mark })?;
+            Step::Install(Need::Attributes) => {
+                let content = self.w.lower.content(&self.w.lower.find(ino)?.of()?)?;
+                let mark = content.as_ref().and_then(origin::to_mark);
+                let path = redirect(&self.w, ino)?;
+                self.install(ino, &Content::Below { path: &path, mark })?;
             }
-            Step::Install(node, _) => self.install(ino, node, &Content::Empty)?,
+            Step::Install(_) => self.install(ino, &Content::Empty)?,
             Step::Fill(..) => self.empty(ino)?,
         }
         Ok(turn)
@@ -171,11 +170,11 @@ impl Inner {
     /// Does a step that takes content.
     fn copy(&self, ino: Ino, step: &Step, from: &VerifiedFile) -> Result<Copied> {
         match step {
-            Step::Install(node, _) => {
-                let of = self.w.base().index().node(*node).map_err(damaged)?;
-                let staged = self.w.stage_leaf(&of, &Content::Copy(from.file()))?;
+            Step::Install(_) => {
+                let item = self.w.lower.find(ino)?;
+                let staged = self.w.stage_leaf(&item, &Content::Copy(from.file()))?;
                 match Copied::from(from) {
-                    Copied::Whole => self.install_staged(ino, &of, &staged, Data::Here)?,
+                    Copied::Whole => self.install_staged(&item, &staged, Data::Here)?,
                     Copied::Torn => return Ok(Copied::Torn),
                 }
                 Ok(Copied::Whole)
@@ -194,25 +193,26 @@ impl Inner {
         if let Some(leaf) = self.tree().leaf(ino) {
             return match (&leaf.data, need) {
                 (Data::Here, _) | (Data::Below(_), Need::Attributes) => Ok(Step::Nothing),
-                (Data::Below(Origin::Base(node)), _) => {
-                    Ok(Step::Fill(Origin::Base(*node), self.kind_of_need(*node, need)?))
+                (Data::Below(Origin::Base(of)), _) => {
+                    Ok(Step::Fill(Origin::Base(*of), self.kind_of_need(*of, need)?))
                 }
                 (Data::Below(origin), _) => Ok(Step::Fill(origin.clone(), need)),
             };
         }
-        let of = self.w.lower.find(ino)?;
-        match of.kind() {
+        let item = self.w.lower.find(ino)?;
+        match item.of()?.kind() {
             Kind::Directory => Err(ErrorKind::IsADirectory.into()),
-            _ => Ok(match self.taking(ino, &of)? {
-                Some(taking) => Step::Take(of.number(), taking),
-                None => Step::Install(of.number(), self.kind_of_need(of.number(), need)?),
+            _ => Ok(match self.taking(&item)? {
+                Some(taking) => Step::Take(taking),
+                None => Step::Install(self.kind_of_need(ino, need)?),
             }),
         }
     }
 
     /// What is not to be fetched need not be copied, and what is empty has nothing to fetch.
-    fn kind_of_need(&self, node: Node, need: Need) -> Result<Need> {
-        let of = self.w.base().index().node(node).map_err(damaged)?;
+    fn kind_of_need(&self, ino: Ino, need: Need) -> Result<Need> {
+        let item = self.w.lower.find(ino)?;
+        let of = item.of()?;
         let has_content = of.kind() == Kind::Regular && of.size() > 0;
         Ok(match need {
             _ if !has_content => Need::NoContent,
@@ -223,16 +223,13 @@ impl Inner {
 
     async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<VerifiedFile>> {
         let cached = match origin {
-            Origin::Base(node) => {
-                let of = self.w.base().index().node(*node).map_err(damaged)?;
-                self.w.lower.cached(&of)?.ok_or(ErrorKind::Io)?
-            }
+            Origin::Base(of) => self.w.lower.cached(&self.w.lower.find(*of)?.of()?)?.ok_or(ErrorKind::Io)?,
             Origin::Replaced(content) => self.w.lower.cached_content(content),
             Origin::Lost => return Err(lost()),
         };
         cached.fetch_all().await.map_err(|source| {
             let path = match origin {
-                Origin::Base(node) => self.w.base().path(*node),
+                Origin::Base(of) => self.w.lower.path(*of),
                 Origin::Replaced(_) | Origin::Lost => format!("inode {ino}"),
             };
             let kind = if source.is_lack_of_room() { ErrorKind::NoSpace } else { ErrorKind::Io };
@@ -241,41 +238,37 @@ impl Inner {
     }
 
     /// Makes a copy, and gives it the names that the file has.
-    fn install(&self, ino: Ino, node: Node, content: &Content<'_>) -> Result<()> {
-        let of = self.w.base().index().node(node).map_err(damaged)?;
-        let staged = self.w.stage_leaf(&of, content)?;
+    fn install(&self, ino: Ino, content: &Content<'_>) -> Result<()> {
+        let item = self.w.lower.find(ino)?;
+        let staged = self.w.stage_leaf(&item, content)?;
         let data = match content {
-            Content::Below { .. } => Data::Below(Origin::Base(node)),
+            Content::Below { .. } => Data::Below(Origin::Base(ino)),
             Content::Copy(_) | Content::Empty => Data::Here,
         };
-        self.install_staged(ino, &of, &staged, data)
+        self.install_staged(&item, &staged, data)
     }
 
-    /// Gives a copy the names that the file has.
-    pub(super) fn install_staged(
-        &self,
-        ino: Ino,
-        of: &NodeRef<'_>,
-        staged: &Staged<'_>,
-        data: Data,
-    ) -> Result<()> {
-        let (w, node) = (&self.w, of.number());
+    /// Gives a copy the names that the file has: none, if a reload took them away meanwhile.
+    pub(super) fn install_staged(&self, item: &Item, staged: &Staged<'_>, data: Data) -> Result<()> {
+        let (w, ino) = (&self.w, item.ino());
         let stat = staged.at().stat()?;
 
         let mut tree = self.tree();
-        if of.nlink() > 1 {
+        if item.of()?.nlink() > 1 {
             // Some names may be in directories that were moved: then it is known where.
-            tree.names_gone_before(w, node)?;
+            tree.names_gone_before(w, ino)?;
         }
         let mut names: Vec<(Place, Arc<OwnedFd>)> = Vec::new();
-        for (parent, name) in w.base().names(of).map_err(damaged)? {
-            let place = Place { parent: Base::ino(parent), name: raw::name(&name)? };
+        // Where the base has it now, which need not be where it had it when the copy was begun.
+        let known = if w.lower.is_shown(ino) { w.lower.find(ino)?.names()? } else { Vec::new() };
+        for (parent, name) in known {
+            let place = Place { parent, name };
             let directory = match tree.raised(w, place.parent) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 directory => directory?,
             };
             if tree.find(w, place.parent, &place.name)?
-                == Some(Found::Base(node, FileType::from_raw_mode(stat.st_mode)))
+                == Some(Found::Base(ino, FileType::from_raw_mode(stat.st_mode)))
             {
                 names.push((place, directory));
             }
@@ -302,8 +295,9 @@ impl Inner {
     fn fill(&self, ino: Ino, origin: &Origin, from: &VerifiedFile) -> Result<Copied> {
         let w = &self.w;
         let (size, segments) = match origin {
-            Origin::Base(node) => {
-                let of = w.base().index().node(*node).map_err(damaged)?;
+            Origin::Base(of) => {
+                let item = w.lower.find(*of)?;
+                let of = item.of()?;
                 (of.size(), segments(&of)?)
             }
             Origin::Replaced(content) => (content.size, iter::once(0..content.size).collect()),

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::iter;
 use std::ops::Range;
 
-use aysfs_flist::{Kind, Node, NodeRef};
-use aysfs_vfs::{ErrorKind, FileKind, Result, SetTime};
+use aysfs_flist::{Kind, NodeRef};
+use aysfs_vfs::{ErrorKind, FileKind, Ino, Result, SetTime};
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 
@@ -14,6 +14,7 @@ use super::at::At;
 use super::marks::{Form, Mark, kept_device, number};
 use crate::base::{LENDS_RIGHTS, damaged, file_kind};
 use crate::copy::copy_segment;
+use crate::edition::Item;
 
 /// What a copied-up regular file has as its content.
 pub(super) enum Content<'a> {
@@ -73,14 +74,15 @@ impl World {
         self.stage(|name| self.upper.make_whiteout(&self.upper.work, name))
     }
 
-    pub(super) fn stage_directory(&self, of: &NodeRef<'_>) -> Result<Staged<'_>> {
+    pub(super) fn stage_directory(&self, item: &Item) -> Result<Staged<'_>> {
         let staged = self.stage(|name| Ok(mkdirat(&self.upper.work, name, Mode::RWXU)?))?;
-        self.dress(of, &staged.at())?;
+        self.dress(item, &staged.at())?;
         Ok(staged)
     }
 
     /// A copy of anything but a directory.
-    pub(super) fn stage_leaf(&self, of: &NodeRef<'_>, content: &Content<'_>) -> Result<Staged<'_>> {
+    pub(super) fn stage_leaf(&self, item: &Item, content: &Content<'_>) -> Result<Staged<'_>> {
+        let of = &item.of()?;
         let private = Mode::RUSR | Mode::WUSR;
         let work = &self.upper.work;
         let staged = self.stage(|name| match file_kind(of.kind()) {
@@ -99,14 +101,14 @@ impl World {
                 Ok(mknodat(work, name, FileType::BlockDevice, private, number(device))?)
             }
         })?;
-        self.dress(of, &staged.at())?;
+        self.dress(item, &staged.at())?;
         Ok(staged)
     }
 
     /// Gives the root of a new upper the attributes of the base's.
     pub(super) fn dress_root(&self) -> Result<()> {
-        let of = self.base().index().node(Node::ROOT).map_err(damaged)?;
-        self.dress(&of, &At::Named(self.upper.root.clone(), b".".into()))
+        let root = self.lower.find(Ino::ROOT)?;
+        self.dress(&root, &At::Named(self.upper.root.clone(), b".".into()))
     }
 
     fn fill(&self, of: &NodeRef<'_>, content: &Content<'_>, name: &[u8], file: File) -> Result<()> {
@@ -130,8 +132,8 @@ impl World {
     }
 
     /// Gives a copy the attributes of what it is a copy of.
-    pub(super) fn dress(&self, of: &NodeRef<'_>, copy: &At) -> Result<()> {
-        let attr = self.base().attr(of).map_err(damaged)?;
+    pub(super) fn dress(&self, item: &Item, copy: &At) -> Result<()> {
+        let (of, attr) = (item.of()?, item.attr()?);
         let unprivileged = self.upper.form == Form::User;
         let mut perm = attr.perm;
         match copy.chown(Some(attr.uid), Some(attr.gid)) {
@@ -180,6 +182,7 @@ mod tests {
     use aysfs_flist::{Entry, Timestamp};
 
     use super::*;
+    use crate::base::Base;
     use crate::overlay::testing::{Layers, directory, empty_file};
 
     const OLD: Timestamp = Timestamp { secs: 1_000_000_000, nanos: 123_456_789 };
@@ -216,8 +219,7 @@ mod tests {
         let link = Entry { target: b"target".to_vec(), mtime: OLD, ..Entry::new("link", Kind::Symlink) };
         let layers = Layers::new(&[entry(directory("d")), entry(empty_file("f")), link]);
         let w = &layers.w;
-        let index = w.base().index();
-        let node = |path: &str| index.node(layers.node(path)).expect("there");
+        let node = |path: &str| w.lower.find(Base::ino(layers.node(path))).expect("there");
         let copies = [
             w.stage_directory(&node("d")).expect("copied"),
             w.stage_leaf(&node("f"), &Content::Empty).expect("copied"),
@@ -247,7 +249,7 @@ mod tests {
             aysfs_flist::Content::Object { sha256: [1; 32], key: aysfs_flist::ObjectKey::Sha256([2; 32]) };
         let layers = Layers::new(&[Entry { content: Some(content), ..sparse }]);
         let w = &layers.w;
-        let of = w.base().index().node(layers.node("f")).expect("there");
+        let of = w.lower.find(Base::ino(layers.node("f"))).expect("there");
         let mut cached = tempfile::tempfile().expect("a file");
         cached.write_all(&vec![7; 1 << 20]).expect("written");
         let copy = w.stage_leaf(&of, &Content::Copy(&cached)).expect("copied");

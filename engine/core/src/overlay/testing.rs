@@ -46,7 +46,8 @@ impl Layers {
 
     /// A path in the base.
     pub(super) fn node(&self, path: &str) -> Node {
-        let index = self.w.base().index();
+        let base = self.w.base();
+        let index = base.index();
         path.split('/').fold(Node::ROOT, |at, name| {
             index.lookup(at, name.as_bytes()).expect("a good index").expect("it is there")
         })

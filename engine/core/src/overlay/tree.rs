@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aysfs_flist::{Kind, Node};
+use aysfs_flist::Kind;
 use aysfs_store::Content;
 use aysfs_vfs::{Attr, Entry, Error, ErrorKind, FileKind, Ino, Name, Result, Time, TimeToLive, kernel::raw};
 use lru::LruCache;
@@ -22,7 +22,8 @@ use super::World;
 use super::adopt::Claim;
 use super::at::At;
 use super::marks::shown_device;
-use crate::base::{Base, damaged};
+use crate::base::Base;
+use crate::numbers::LATER;
 
 /// How many directories of the upper are kept open: an eighth of the files that this process may open, since the cache takes half.
 fn open_directories() -> NonZeroUsize {
@@ -31,8 +32,9 @@ fn open_directories() -> NonZeroUsize {
     NonZeroUsize::new(directories).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The first inode number of what is in the upper only: behind all that a base can have.
+/// The first inode number of what is in the upper only: behind all positions that a base can have.
 const FIRST: u64 = 1 << 33;
+const _: () = assert!(FIRST < LATER);
 
 /// How long the kernel may believe the attributes of what is in the upper: where it writes to a mapped file by itself, it
 /// does not notice that the time of the last change moves.
@@ -65,8 +67,8 @@ pub(super) enum Child {
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) place: Where,
-    /// The directory of the base that shows through.
-    pub(super) lower: Option<Node>,
+    /// The directory of the base that shows through; it has the same number.
+    pub(super) lower: Option<Ino>,
     /// Whether it is in the upper.
     pub(super) raised: bool,
     /// `None`: not read yet.
@@ -89,7 +91,7 @@ pub(super) enum Data {
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
     /// A file of the base.
-    Base(Node),
+    Base(Ino),
     /// The base has other content there by now, or nothing.
     Replaced(Arc<Content>),
     /// The base has nothing there, and nothing tells what it was.
@@ -122,17 +124,15 @@ pub(super) enum Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// In the base only.
-    Base(Node, FileType),
+    Base(Ino, FileType),
     /// In the upper.
     Upper(Ino, FileType),
 }
 
 impl Found {
     pub(super) fn ino(self) -> Ino {
-        match self {
-            Self::Base(node, _) => Base::ino(node),
-            Self::Upper(ino, _) => ino,
-        }
+        let (Self::Base(ino, _) | Self::Upper(ino, _)) = self;
+        ino
     }
 
     pub(super) fn kind(self) -> FileType {
@@ -151,7 +151,7 @@ pub(super) struct Tree {
     /// By the inode number in the upper's filesystem: hard links meet here.
     pub(super) by_key: HashMap<u64, Ino>,
     next: u64,
-    lookups: HashMap<Ino, u64>,
+    pub(super) lookups: HashMap<Ino, u64>,
     descriptors: LruCache<Ino, Arc<OwnedFd>>,
     /// Whether every directory of the upper was read.
     pub(super) surveyed: bool,
@@ -159,8 +159,8 @@ pub(super) struct Tree {
     pub(super) claims: Vec<Claim>,
     /// How many names files of the base have lost since it was mounted, and before that, if they had several; `None`:
     /// nobody has asked yet.
-    pub(super) lost: HashMap<Node, u32>,
-    pub(super) gone_before: Option<HashMap<Node, u32>>,
+    pub(super) lost: HashMap<Ino, u32>,
+    pub(super) gone_before: Option<HashMap<Ino, u32>>,
     /// How often a name came, went or moved.
     pub(super) name_changes: u64,
 }
@@ -170,7 +170,7 @@ impl Tree {
     pub(super) fn new(blank: bool) -> Self {
         let root = Directory {
             place: Where::Root,
-            lower: Some(Node::ROOT),
+            lower: Some(Ino::ROOT),
             raised: true,
             children: None,
             more_subdirectories: 0,
@@ -214,17 +214,20 @@ impl Tree {
     }
 
     /// The base directory below a directory, whether it is in the upper, and where it is.
-    pub(super) fn directory(&self, w: &World, ino: Ino) -> Result<(Option<Node>, bool, Where)> {
+    pub(super) fn directory(&self, w: &World, ino: Ino) -> Result<(Option<Ino>, bool, Where)> {
         match self.objects.get(&ino) {
             Some(Object::Directory(directory)) => {
                 Ok((directory.lower, directory.raised, directory.place.clone()))
             }
             Some(Object::Leaf(_)) => Err(ErrorKind::NotADirectory.into()),
             None => {
-                let of = w.lower.find_directory(ino)?;
-                let (parent, name) = w.base().place(&of).map_err(damaged)?;
-                let place = Place { parent: Base::ino(parent), name: raw::name(&name)? };
-                Ok((Some(of.number()), false, Where::At(place)))
+                let (parent, name) = w.lower.find_directory(ino)?.place()?;
+                // One that a reload took away has no place any more.
+                let place = match w.lower.is_shown(ino) {
+                    true => Where::At(Place { parent, name }),
+                    false => Where::Removed(None),
+                };
+                Ok((Some(ino), false, place))
             }
         }
     }
@@ -243,34 +246,39 @@ impl Tree {
             Some(Object::Leaf(_)) => return Err(ErrorKind::NotADirectory.into()),
             None => {}
         }
-        let (lower, ..) = self.directory(w, parent)?;
-        let below = self.below(w, lower, name)?;
-        Ok(below.filter(|(node, _)| !self.is_elsewhere(*node)).map(|(node, kind)| Found::Base(node, kind)))
+        let below = self.below(w, self.shows_through(w, parent)?, name)?;
+        Ok(below.filter(|(ino, _)| !self.is_elsewhere(*ino)).map(|(ino, kind)| Found::Base(ino, kind)))
+    }
+
+    /// The directory of the base that can be seen in a directory: none in what was removed.
+    fn shows_through(&self, w: &World, ino: Ino) -> Result<Option<Ino>> {
+        Ok(match self.directory(w, ino)? {
+            (_, _, Where::Removed(_)) if self.objects.contains_key(&ino) => None,
+            (lower, ..) => lower,
+        })
     }
 
     /// Whether a directory of the base, of which its own place in the upper says nothing, is in another one: only a
     /// damaged upper has that.
-    fn is_elsewhere(&self, node: Node) -> bool {
-        matches!(self.objects.get(&Base::ino(node)), Some(Object::Directory(_)))
+    fn is_elsewhere(&self, ino: Ino) -> bool {
+        matches!(self.objects.get(&ino), Some(Object::Directory(_)))
     }
 
     /// What a directory of the base has under a name.
     pub(super) fn below(
         &self,
         w: &World,
-        lower: Option<Node>,
+        lower: Option<Ino>,
         name: &Name,
-    ) -> Result<Option<(Node, FileType)>> {
+    ) -> Result<Option<(Ino, FileType)>> {
         let Some(lower) = lower else { return Ok(None) };
-        let index = w.base().index();
-        let Some(node) = index.lookup(lower, name.as_bytes()).map_err(damaged)? else { return Ok(None) };
-        Ok(Some((node, file_type(index.node(node).map_err(damaged)?.kind()))))
+        Ok(w.lower.find(lower)?.child(name)?.map(|(ino, kind)| (ino, file_type(kind))))
     }
 
     /// Everything in a directory, sorted by name.
     pub(super) fn list(&mut self, w: &World, ino: Ino) -> Result<Vec<(Name, Found)>> {
         self.load(w, ino)?;
-        let (lower, ..) = self.directory(w, ino)?;
+        let lower = self.shows_through(w, ino)?;
         let none = BTreeMap::new();
         let children = match self.objects.get(&ino) {
             Some(Object::Directory(directory)) => directory.children.as_ref().unwrap_or(&none),
@@ -283,13 +291,9 @@ impl Tree {
             }
         }
         if let Some(lower) = lower {
-            let index = w.base().index();
-            for child in index.children(lower).map_err(damaged)? {
-                let (name, node) = child.map_err(damaged)?;
-                let name = raw::name(name)?;
-                if !children.contains_key(&name) && !self.is_elsewhere(node) {
-                    let kind = file_type(index.node(node).map_err(damaged)?.kind());
-                    list.push((name, Found::Base(node, kind)));
+            for (name, ino, kind) in w.lower.find(lower)?.children()? {
+                if !children.contains_key(&name) && !self.is_elsewhere(ino) {
+                    list.push((name, Found::Base(ino, file_type(kind))));
                 }
             }
         }
@@ -330,9 +334,8 @@ impl Tree {
         match self.objects.get(&ino) {
             Some(Object::Leaf(leaf)) => {
                 let below = match &leaf.data {
-                    Data::Below(Origin::Base(node)) => {
-                        let of = w.base().index().node(*node).map_err(damaged)?;
-                        let below = w.base().attr(&of).map_err(damaged)?;
+                    Data::Below(Origin::Base(of)) => {
+                        let below = w.lower.find(*of)?.attr()?;
                         Some((below.size, below.blocks))
                     }
                     Data::Below(Origin::Replaced(content)) => {
@@ -357,7 +360,7 @@ impl Tree {
                 let mut attr = attr_of(ino, &self.at(w, ino)?.stat()?)?;
                 let directory = self.directory_mut(ino)?;
                 let below = match directory.lower {
-                    Some(lower) => w.base().index().node(lower).map_err(damaged)?.nlink(),
+                    Some(lower) => w.lower.find(lower)?.of()?.nlink(),
                     None => 2,
                 };
                 let removed = matches!(directory.place, Where::Removed(_));
@@ -368,11 +371,9 @@ impl Tree {
             }
             None => {
                 let mut known = w.lower.base_entry(ino)?;
-                if known.attr.kind != FileKind::Directory
-                    && let Some(node) = w.base().node(ino)
-                {
-                    let before = if known.attr.nlink > 1 { self.names_gone_before(w, node)? } else { 0 };
-                    let lost = self.lost.get(&node).copied().unwrap_or_default();
+                if known.attr.kind != FileKind::Directory {
+                    let before = if known.attr.nlink > 1 { self.names_gone_before(w, ino)? } else { 0 };
+                    let lost = self.lost.get(&ino).copied().unwrap_or_default();
                     known.attr.nlink = known.attr.nlink.saturating_sub(before + lost);
                 }
                 Ok(known)
@@ -477,18 +478,13 @@ impl Tree {
     }
 
     /// A new directory of the upper; `ino` if it is one of the base that was copied up.
-    pub(super) fn add_directory(
-        &mut self,
-        w: &World,
-        place: Place,
-        copied: Option<(Ino, Node)>,
-    ) -> Result<Ino> {
-        let ino = copied.map_or_else(|| self.new_ino(), |(ino, _)| ino);
+    pub(super) fn add_directory(&mut self, w: &World, place: Place, copied: Option<Ino>) -> Result<Ino> {
+        let ino = copied.unwrap_or_else(|| self.new_ino());
         self.objects.insert(
             ino,
             Object::Directory(Directory {
                 place: Where::At(place.clone()),
-                lower: copied.map(|(_, node)| node),
+                lower: copied,
                 raised: true,
                 children: Some(BTreeMap::new()),
                 more_subdirectories: 0,
@@ -563,8 +559,8 @@ impl Tree {
     }
 
     /// A file of the base lost a name.
-    pub(super) fn hide(&mut self, node: Node) {
-        *self.lost.entry(node).or_default() += 1;
+    pub(super) fn hide(&mut self, ino: Ino) {
+        *self.lost.entry(ino).or_default() += 1;
     }
 
     // ---- What the kernel holds ----
@@ -583,7 +579,7 @@ impl Tree {
     }
 
     /// Drops what has neither a name nor anybody who holds it.
-    pub(super) fn reap(&mut self, ino: Ino, is_open: bool) {
+    pub(super) fn reap(&mut self, w: &World, ino: Ino, is_open: bool) {
         if is_open || self.lookups.contains_key(&ino) {
             return;
         }
@@ -602,7 +598,7 @@ impl Tree {
             // One of the base is remembered: its names must stay gone.
             Some(Object::Directory(directory)) if matches!(directory.place, Where::Removed(_)) => {
                 directory.place = Where::Removed(None);
-                ino.0 > FIRST
+                !w.lower.is_shown(ino)
             }
             _ => false,
         };
@@ -698,7 +694,7 @@ mod tests {
         let made = tree.make(w, caller(), d, &name("c"), &New::Symlink(b"x"), 0o777).expect("made").ino;
         assert_eq!(names(&mut tree, &layers, d), ["b", "c"]);
         assert_eq!(tree.find(w, d, &name("a")).expect("a directory"), None);
-        let b = Found::Base(layers.node("d/b"), FileType::RegularFile);
+        let b = Found::Base(Base::ino(layers.node("d/b")), FileType::RegularFile);
         assert_eq!(tree.find(w, d, &name("b")).expect("a directory"), Some(b));
         let c = Found::Upper(made, FileType::Symlink);
         assert_eq!(tree.find(w, d, &name("c")).expect("a directory"), Some(c));
@@ -749,17 +745,17 @@ mod tests {
         let ino = tree.make(w, caller(), Ino::ROOT, &name("f"), &new, 0o644).expect("made").ino;
         tree.count_lookup(ino);
         tree.count_lookup(ino);
-        tree.reap(ino, false);
+        tree.reap(w, ino, false);
         assert!(tree.is_in_upper(ino), "it has a name");
         tree.unlink(w, Ino::ROOT, &name("f")).expect("unlinked");
         tree.forget(ino, 1);
-        tree.reap(ino, false);
+        tree.reap(w, ino, false);
         assert!(tree.is_in_upper(ino), "the kernel holds it");
         assert_eq!(tree.attr(w, ino).expect("there").attr.nlink, 0);
         tree.forget(ino, 7);
-        tree.reap(ino, true);
+        tree.reap(w, ino, true);
         assert!(tree.is_in_upper(ino), "it is open");
-        tree.reap(ino, false);
+        tree.reap(w, ino, false);
         assert!(!tree.is_in_upper(ino));
         assert!(tree.by_key.is_empty(), "the local filesystem may use its number again");
         assert_eq!(tree.attr(w, ino).expect_err("gone").kind(), ErrorKind::Stale);

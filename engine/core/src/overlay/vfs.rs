@@ -48,7 +48,7 @@ impl Inner {
     }
 
     fn reap(&self, ino: Ino) {
-        self.tree().reap(ino, self.open.is_open(ino));
+        self.tree().reap(&self.w, ino, self.open.is_open(ino));
     }
 
     fn release(&self, ino: Ino) {
@@ -65,7 +65,7 @@ impl Inner {
             }
             match self.tree().leaf(ino).map(|leaf| &leaf.data) {
                 None => return Ok(Source::Base(ino)),
-                Some(Data::Below(Origin::Base(node))) => return Ok(Source::Base(Base::ino(*node))),
+                Some(Data::Below(Origin::Base(of))) => return Ok(Source::Base(*of)),
                 Some(Data::Below(Origin::Replaced(content))) => return Ok(Source::Replaced(content.clone())),
                 Some(Data::Below(Origin::Lost)) => return Err(lost()),
                 // It was copied up a moment ago.
@@ -157,8 +157,8 @@ impl Inner {
     async fn raise_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
         let found = self.tree().find(&self.w, parent, name)?;
         match found {
-            Some(Found::Base(node, kind)) if kind != FileType::Directory => {
-                self.raise(Base::ino(node), Need::Attributes).await.map(drop)
+            Some(Found::Base(ino, kind)) if kind != FileType::Directory => {
+                self.raise(ino, Need::Attributes).await.map(drop)
             }
             _ => Ok(()),
         }
@@ -192,18 +192,20 @@ impl Vfs for Overlay {
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
-        let found = self.0.tree().find(&self.0.w, parent, name)?;
-        match found {
-            Some(found) => Ok(Lookup::Found(self.0.found(found)?)),
-            None => Ok(Lookup::Absent(Base::TTL)),
-        }
+        let mut tree = self.0.tree();
+        let Some(found) = tree.find(&self.0.w, parent, name)? else {
+            return Ok(Lookup::Absent(Base::TTL));
+        };
+        let entry = tree.attr(&self.0.w, found.ino())?;
+        tree.count_lookup(found.ino());
+        Ok(Lookup::Found(entry))
     }
 
     fn forget(&self, ino: Ino, count: u64) {
         let mut tree = self.0.tree();
         tree.forget(ino, count);
         // Asked for under the lock: the last handle may be released at the same time.
-        tree.reap(ino, self.0.open.is_open(ino));
+        tree.reap(&self.0.w, ino, self.0.open.is_open(ino));
     }
 
     async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {

@@ -87,11 +87,6 @@ impl Secret {
         self.derive(b"aysfs flist 1", header)
     }
 
-    /// A number that stands for it, and tells nothing of it.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        *self.derive(b"aysfs fingerprint 1", &[0; 32])
-    }
-
     /// The one that is kept in a file of this user, for nobody else to read; it is made if there is none.
     ///
     /// # Errors

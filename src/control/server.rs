@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
+use aysfs_store::Cache;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -29,6 +30,8 @@ pub(crate) struct Served {
     pub(crate) device: Device,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
+    /// Its content.
+    pub(crate) cache: Arc<Cache>,
     pub(crate) shows: Shows,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
@@ -73,7 +76,7 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!("no control socket, so diff and commit will not find these mounts: {error}");
+                warn!("no control socket, so diff, commit and cache will not find these mounts: {error}");
                 None
             }
         }

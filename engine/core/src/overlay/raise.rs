@@ -243,7 +243,15 @@ impl Inner {
     /// Makes a copy, and gives it the names that the file has.
     fn install(&self, ino: Ino, node: Node, content: &Content<'_>) -> Result<()> {
         let of = self.w.base().index().node(node).map_err(damaged)?;
-        let staged = self.w.stage_leaf(&of, content)?;
+        let staged = match self.w.stage_leaf(&of, content) {
+            // Cached content has to go first.
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace && self.w.lower.cache().make_space(of.size()) =>
+            {
+                self.w.stage_leaf(&of, content)?
+            }
+            staged => staged?,
+        };
         let data = match content {
             Content::Below { .. } => Data::Below(Origin::Base(node)),
             Content::Copy(_) | Content::Empty => Data::Here,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::{ByteSize, Lib};
+use aysfs_config::{ByteSize, Lib, MinFree};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
@@ -68,6 +68,9 @@ pub(crate) enum Command {
     ///
     /// Writes the private key to FILE, readable by its owner only, and the public one to FILE.pub. Replaces nothing.
     Keygen(KeygenArgs),
+    /// Looks after the cached content of a mount or a backend.
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Serves a directory as an AYDO stor over HTTP.
     Stor(StorArgs),
     /// Measures how fast each FUSE library is on this machine, to choose a lib=.
@@ -145,6 +148,14 @@ pub(crate) struct MountArgs {
     /// Directory of the backend: cached content and compiled flists [default: one under the user's cache directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+
+    /// How large the cache may be, such as 10GiB [default: as large as the disk allows].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_size: Option<ByteSize>,
+
+    /// How much of the disk the cache leaves free: a percentage or a size.
+    #[arg(long, value_name = "FREE", default_value = "5%")]
+    pub(crate) cache_min_free: MinFree,
 
     /// Strip this directory from the front of every path of the flist.
     #[arg(long, value_name = "PATH", conflicts_with = "trim_base")]
@@ -340,6 +351,52 @@ pub(crate) struct ShowArgs {
     pub(crate) reader: ReaderKey,
 
     /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Says how much is cached, and which limits there are.
+    Stat(CacheStatArgs),
+    /// Evicts cached content by age, for a size, or for free space of the disk: what was read longest ago first.
+    ///
+    /// For a mount, the limits that are not given here are those of its backend. What is in use stays.
+    Clean(CacheCleanArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheStatArgs {
+    /// Mount point, or directory of a backend.
+    pub(crate) dir: PathBuf,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheCleanArgs {
+    /// Mount point, or directory of a backend.
+    pub(crate) dir: PathBuf,
+
+    /// Evict what was not read for so long, such as 36h or 7d.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) older_than: Option<String>,
+
+    /// Evict until the cache is no larger.
+    #[arg(long)]
+    pub(crate) size: Option<ByteSize>,
+
+    /// Evict until so much of the disk is free: a percentage or a size.
+    #[arg(long, value_name = "FREE")]
+    pub(crate) min_free: Option<MinFree>,
+
+    /// Say what would be evicted, and leave it.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod commit;
 pub(crate) mod config;
 pub(crate) mod diff;

@@ -1,10 +1,12 @@
 //! The `aysfs` command: the only code that knows every crate.
 
 mod access;
+mod cleaning;
 mod cli;
 mod commands;
 mod control;
 mod frontends;
+#[allow(dead_code, reason = "cleaning asks for no run; pushing will")]
 mod jobs;
 mod keys;
 mod log;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command, ConfigCommand, FlistCommand};
+use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand};
 
 /// What was asked for cannot be meant: the command line, the config or a flist is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
             (Some(Command::Keygen(args)), _) => commands::keygen::run(&args),
+            (Some(Command::Cache(CacheCommand::Stat(args))), _) => commands::cache::stat(args).await,
+            (Some(Command::Cache(CacheCommand::Clean(args))), _) => commands::cache::clean(args).await,
             (Some(Command::Stor(args)), _) => commands::stor::run(args).await,
             (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,

@@ -8,16 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use aysfs_config::FlistSource;
+use aysfs_config::{FlistSource, Schedule};
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::push::{Pushed, Pusher};
 use aysfs_engine::{AysFs, Base, Overlay, Upper};
+use aysfs_store::cache::Limits;
 use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use crate::cleaning::{self, Caches, Cleaning};
 use crate::control::{Control, Served, Shows};
 use crate::jobs::Job;
 use crate::mount_points::{make_free, mounted_on};
@@ -40,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) namespace: Namespace,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
+    /// The same for all plans with that directory.
+    pub(crate) cleaning: Cleaning,
     /// The longest a reader waits.
     pub(crate) deadline: Duration,
     pub(crate) frontend: &'static dyn Frontend,
@@ -53,8 +57,16 @@ struct Ready {
     plan: Plan,
     entries: usize,
     fs: Arc<dyn Vfs>,
+    cache: Arc<Cache>,
     shows: Shows,
     pusher: Option<Arc<Pusher>>,
+}
+
+impl Ready {
+    /// Its cache, by the directory of the backend, and when to clean it.
+    fn cache(&self) -> (PathBuf, (Arc<Cache>, Schedule)) {
+        (self.plan.backend.clone(), (self.cache.clone(), self.plan.cleaning.schedule.clone()))
+    }
 }
 
 /// What is mounted.
@@ -88,7 +100,10 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
+    let caches: Caches = ready.iter().map(Ready::cache).collect();
     let (mounted, served) = mount(ready)?;
+    // Until all is over, too.
+    let _cleaners = cleaning::start(caches);
     // Until all is over.
     let _control = Control::start(served).await;
     info!("all mounts are up");
@@ -145,7 +160,7 @@ async fn prepare_one(
     let stors = open_stors(&plan.stors, &plan.namespace);
     let cache = match caches.get(&plan.backend) {
         Some(cache) => Ok(cache.clone()),
-        None => open_cache(&plan.backend, plan.deadline)
+        None => open_cache(&plan.backend, plan.deadline, plan.cleaning.limits)
             .inspect(|cache| drop(caches.insert(plan.backend.clone(), cache.clone()))),
     };
     // What is wrong with a stor or with the backend would only be said again.
@@ -164,8 +179,8 @@ async fn prepare_one(
                 .map_err(|error| vec![error])?;
             let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));
-            let (fs, shows, pusher) = show(base, cache, stors, &plan).map_err(|error| vec![error])?;
-            Ok(Ready { fs, shows, pusher, entries, plan })
+            let (fs, shows, pusher) = show(base, cache.clone(), stors, &plan).map_err(|error| vec![error])?;
+            Ok(Ready { fs, cache, shows, pusher, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -240,16 +255,16 @@ fn open_stors(stors: &[StorOptions], namespace: &Namespace) -> anyhow::Result<Mi
 }
 
 /// The cache of the backend in `dir`.
-pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<Cache>> {
+pub(crate) fn open_cache(dir: &Path, deadline: Duration, limits: Limits) -> anyhow::Result<Arc<Cache>> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the backend directory {}", dir.display()))?;
-    Ok(Cache::open(&dir.join("cache"), CacheOptions { deadline, ..CacheOptions::default() })?)
+    Ok(Cache::open(&dir.join("cache"), CacheOptions { deadline, limits, ..CacheOptions::default() })?)
 }
 
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows, pusher } in ready {
+    for Ready { plan, entries, fs, cache, shows, pusher } in ready {
         let is_gone = Arc::<AtomicBool>::default();
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
@@ -271,7 +286,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
             let (device, pusher) = (listed.device, pusher.as_ref().map(Arc::downgrade));
-            served.push(Served { point: plan.point, device, backend: plan.backend, shows, pusher, is_gone });
+            let Plan { point, backend, .. } = plan;
+            served.push(Served { point, device, backend, cache, shows, pusher, is_gone });
         }
     }
     Ok((mounted, served))

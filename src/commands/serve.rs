@@ -14,6 +14,7 @@ use tracing::warn;
 use url::Url;
 
 use crate::Refused;
+use crate::cleaning::Cleaning;
 use crate::commands::config;
 use crate::frontends::frontend;
 use crate::keys;
@@ -61,11 +62,7 @@ fn published_twice(plans: &[Plan]) -> Vec<String> {
 /// What a config asks of this mount that this version does not do.
 fn without_effect(mount: &Mount) -> Vec<&'static str> {
     let backend = &mount.backend;
-    let asked = [
-        ("cleanup_older_than", backend.cleanup_older_than.is_some()),
-        ("cache_size", backend.cache_size.is_some()),
-        ("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some())),
-    ];
+    let asked = [("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some()))];
     asked.into_iter().filter(|(_, asked)| *asked).map(|(key, _)| key).collect()
 }
 
@@ -87,6 +84,12 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),
+        cleaning: Cleaning::new(
+            backend.cleanup_schedule.clone(),
+            backend.cleanup_older_than,
+            backend.cache_size,
+            backend.cache_min_free,
+        ),
         deadline: backend.deadline,
         frontend: frontend(backend.lib),
         options: MountOptions {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_engine::{Aspect, Change, Changed, CommitOptions, Overlay, SendProgress};
 use aysfs_flist::Header;
+use aysfs_store::cache::CleanMode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use tokio::io::AsyncReadExt;
 
 use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Pushed, Request, Waits};
 use super::server::{Answer, Served, Shows};
+use crate::cleaning;
 use crate::mount_points::Device;
 use crate::names::shown;
 
@@ -39,6 +41,14 @@ pub(super) async fn answer(
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
         Request::Commit { mount, name, version } => commit(find(mounts, mount)?, name, version, answer).await,
         Request::Push { mount } => push(find(mounts, mount)?, answer).await,
+        Request::CacheStat { mount } => {
+            Ok(serde_json::to_value(cleaning::inventory(&find(mounts, mount)?.cache).await?)?)
+        }
+        Request::CacheClean { mount, instead, dry_run } => {
+            let cache = &find(mounts, mount)?.cache;
+            let mode = if dry_run { CleanMode::DryRun } else { CleanMode::Remove };
+            Ok(serde_json::to_value(cleaning::clean(cache, instead.of(cache.limits()), mode).await?)?)
+        }
     }
 }
 
@@ -183,16 +193,20 @@ mod tests {
     use std::sync::Weak;
     use std::sync::atomic::AtomicBool;
 
+    use aysfs_store::{Cache, CacheOptions};
     use tokio::net::UnixStream;
 
     use super::*;
 
     #[tokio::test]
     async fn what_is_not_mounted_any_more_is_not_served() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::open(directory.path(), CacheOptions::default()).expect("a cache");
         let served = |device: &str, shows, is_gone| Served {
             point: "/mnt".into(),
             device: device.parse().expect("a device"),
             backend: "/backend".into(),
+            cache: cache.clone(),
             shows,
             pusher: None,
             is_gone: Arc::new(AtomicBool::new(is_gone)),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::cleaning::Instead;
 use crate::mount_points::Device;
 
 /// The longest request, in bytes.
@@ -31,6 +32,10 @@ pub(crate) enum Request {
     Commit { mount: Device, name: Option<String>, version: Option<u64> },
     /// Sends what is new to the stor now.
     Push { mount: Device },
+    /// What is in the cache.
+    CacheStat { mount: Device },
+    /// Less in the cache: within its limits, or other ones.
+    CacheClean { mount: Device, instead: Instead, dry_run: bool },
 }
 
 /// What is answered.
@@ -183,8 +188,8 @@ mod tests {
             (
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
-                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push` at line \
-                 1 column 19",
+                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push`, \
+                 `cache-stat`, `cache-clean` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

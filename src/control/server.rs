@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
 use aysfs_engine::push::Pusher;
+use aysfs_store::Cache;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -30,6 +31,8 @@ pub(crate) struct Served {
     pub(crate) device: Device,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
+    /// Its content.
+    pub(crate) cache: Arc<Cache>,
     pub(crate) shows: Shows,
     /// What pushes its local changes, as long as it is mounted.
     pub(crate) pusher: Option<Weak<Pusher>>,
@@ -76,7 +79,7 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!("no control socket, so diff and commit will not find these mounts: {error}");
+                warn!("no control socket, so diff, commit and cache will not find these mounts: {error}");
                 None
             }
         }

@@ -29,9 +29,6 @@ use crate::base::{Base, LENDS_RIGHTS};
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
 
-/// How much cached content goes when a write finds the disk full.
-const ROOM: u64 = 16 << 20;
-
 /// The handle of a program that runs. All others of files are alike.
 const RUNNING: Fh = Fh(1);
 
@@ -389,7 +386,7 @@ impl Vfs for Overlay {
                 let layers = self.0.clone();
                 // Cached content has to go first.
                 blocking(move || {
-                    layers.w.lower.cache().make_space(ROOM);
+                    layers.w.lower.cache().make_space(data.len() as u64);
                     write_at(&*file, &data, offset)
                 })
                 .await?

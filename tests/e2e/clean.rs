@@ -321,7 +321,11 @@ fn on_a_full_disk_cached_content_goes_first() {
     let local = tree::noise(1000, 16 << 20);
     fs::write(mounted.point.join("local"), &local).expect("there is room for that");
     let path = mounted.point.join("f7");
-    File::options().append(true).open(&path).expect("opened").write_all(b"more").expect("written");
+    let opened = File::options().append(true).open(&path);
+    opened
+        .unwrap_or_else(|error| panic!("{error}\n{}", mounted.daemon.log()))
+        .write_all(b"more")
+        .expect("written");
     assert!(mounted.read("local").expect("readable") == local);
     let mut expected = tree::noise(7, 1 << 20);
     expected.extend_from_slice(b"more");

@@ -102,7 +102,7 @@ impl Week {
                 // What is shown again counts once, and what is never shown as soon as it is over.
                 let mut due = false;
                 while latest < *shown {
-                    latest = latest + SignedDuration::from_secs(1);
+                    latest += SignedDuration::from_secs(1);
                     due |= cron.fits(latest);
                 }
                 due

@@ -29,9 +29,6 @@ use crate::base::{Base, LENDS_RIGHTS};
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
 
-/// How much cached content goes when a write finds the disk full.
-const ROOM: u64 = 16 << 20;
-
 /// The handle of a program that runs. All others of files are alike.
 const RUNNING: Fh = Fh(1);
 
@@ -397,13 +394,13 @@ impl Vfs for Overlay {
 
     async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
         let file = self.0.writable_file(ino)?;
-        let written = match write_at(&*file, &data, offset) {
+        let written = match write_at(&file, &data, offset) {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 let layers = self.0.clone();
                 // Cached content has to go first.
                 blocking(move || {
-                    layers.w.lower.cache().make_space(ROOM);
-                    write_at(&*file, &data, offset)
+                    layers.w.lower.cache().make_space(data.len() as u64);
+                    write_at(&file, &data, offset)
                 })
                 .await?
             }

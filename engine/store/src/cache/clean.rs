@@ -49,6 +49,9 @@ pub(super) const FAR_BEHIND: Duration = Duration::from_secs(3600);
 /// How long after eviction found nothing nobody tries it again.
 const FRUITLESS: Duration = Duration::from_secs(2);
 
+/// How much more than is needed goes when the disk is full, at least.
+const LEAST_ROOM: u64 = 4 << 20;
+
 /// How often one who writes tries to get room that others are faster to take.
 const TRIES: usize = 3;
 
@@ -295,7 +298,9 @@ impl Cache {
         if fruitless.is_some_and(|at| at.elapsed() < FRUITLESS) {
             return false;
         }
-        let mut left = bytes;
+        // More than that: not each one who writes is to look at all files, and a disk that is full needs some room for itself.
+        let total = Space::of(self.disk.root(), MinFree::default()).map_or(0, |space| space.total);
+        let mut left = bytes.saturating_add((total / 100).max(LEAST_ROOM));
         let mut evicted = 0;
         let mut busy = HashSet::new();
         while left > 0 {

@@ -45,6 +45,7 @@ impl Default for MinFree {
 /// The room of a filesystem, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Space {
+    pub(super) total: u64,
     pub(super) free: u64,
     pub(super) min_free: u64,
 }
@@ -136,7 +137,7 @@ impl Space {
             MinFree::Percent(percent) => bytes(stat.f_blocks) / 100 * u64::from(percent),
             MinFree::Bytes(bytes) => bytes,
         };
-        Ok(Self { free: bytes(stat.f_bavail), min_free })
+        Ok(Self { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail), min_free })
     }
 
     /// Whether `more` bytes fit.

@@ -301,7 +301,7 @@ async fn a_full_disk_evicts_before_it_reads_through() {
         bench.fetched(seed).await;
     }
     assert_eq!(bench.cache.stats().read_through, 0);
-    assert!(bench.cache.stats().evicted_files >= 20);
+    assert!(bench.cache.stats().evicted_files > 10);
 }
 
 #[tokio::test]

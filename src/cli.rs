@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::{ByteSize, Lib};
+use aysfs_config::{ByteSize, Lib, MinFree};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
@@ -55,6 +55,11 @@ pub(crate) enum Command {
     /// Only new content is sent to the stor of the mount; what did not change is not even fetched. The mount and its local
     /// changes stay as they are.
     Commit(CommitArgs),
+    /// Looks for a newer flist, and shows it.
+    ///
+    /// All or nothing: a flist that cannot be fetched, or is wrong, leaves what is mounted as it is. What is open stays what it is, local
+    /// changes stay on top.
+    Reload(ReloadArgs),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -62,6 +67,9 @@ pub(crate) enum Command {
     /// Examines flists.
     #[command(subcommand)]
     Flist(FlistCommand),
+    /// Looks after the cached content of a mount or a backend.
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Serves a directory as an AYDO stor over HTTP.
     Stor(StorArgs),
     /// Measures how fast each FUSE library is on this machine, to choose a lib=.
@@ -128,6 +136,14 @@ pub(crate) struct MountArgs {
     /// Directory of the backend: cached content and compiled flists [default: one under the user's cache directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+
+    /// How large the cache may be, such as 10GiB [default: as large as the disk allows].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_size: Option<ByteSize>,
+
+    /// How much of the disk the cache leaves free: a percentage or a size.
+    #[arg(long, value_name = "FREE", default_value = "5%")]
+    pub(crate) cache_min_free: MinFree,
 
     /// Strip this directory from the front of every path of the flist.
     #[arg(long, value_name = "PATH", conflicts_with = "trim_base")]
@@ -204,6 +220,16 @@ pub(crate) struct CommitArgs {
     pub(crate) version: Option<u64>,
 
     /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Mount point [default: all mounts of this user].
+    pub(crate) mountpoint: Option<PathBuf>,
+
+    /// Print the result as JSON, one line a mount.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -292,6 +318,52 @@ pub(crate) struct ShowArgs {
     pub(crate) path: Option<PathBuf>,
 
     /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Says how much is cached, and which limits there are.
+    Stat(CacheStatArgs),
+    /// Evicts cached content by age, for a size, or for free space of the disk: what was read longest ago first.
+    ///
+    /// For a mount, the limits that are not given here are those of its backend. What is in use stays.
+    Clean(CacheCleanArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheStatArgs {
+    /// Mount point, or directory of a backend.
+    pub(crate) dir: PathBuf,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheCleanArgs {
+    /// Mount point, or directory of a backend.
+    pub(crate) dir: PathBuf,
+
+    /// Evict what was not read for so long, such as 36h or 7d.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) older_than: Option<String>,
+
+    /// Evict until the cache is no larger.
+    #[arg(long)]
+    pub(crate) size: Option<ByteSize>,
+
+    /// Evict until so much of the disk is free: a percentage or a size.
+    #[arg(long, value_name = "FREE")]
+    pub(crate) min_free: Option<MinFree>,
+
+    /// Say what would be evicted, and leave it.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

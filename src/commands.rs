@@ -1,12 +1,14 @@
 //! One file per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod commit;
 pub(crate) mod config;
 pub(crate) mod diff;
 pub(crate) mod flist;
 pub(crate) mod mount;
 pub(crate) mod pack;
+pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod stor;
 pub(crate) mod umount;

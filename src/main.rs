@@ -1,23 +1,27 @@
 //! The `aysfs` command: the only code that knows every crate.
 
 mod access;
+mod cleaning;
 mod cli;
 mod commands;
 mod control;
 mod frontends;
+#[allow(dead_code, reason = "no job is waited for when it stops; pushing will be")]
+mod jobs;
 mod log;
 mod mount_points;
 mod mounts;
 mod names;
 mod output;
 mod progress;
+mod reload;
 mod signals;
 
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command, ConfigCommand, FlistCommand};
+use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand};
 
 /// What was asked for cannot be meant: the command line, the config or a flist is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +56,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Umount(args)), _) => commands::umount::run(&args),
             (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
+            (Some(Command::Reload(args)), _) => commands::reload::run(args).await,
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
+            (Some(Command::Cache(CacheCommand::Stat(args))), _) => commands::cache::stat(args).await,
+            (Some(Command::Cache(CacheCommand::Clean(args))), _) => commands::cache::clean(args).await,
             (Some(Command::Stor(args)), _) => commands::stor::run(args).await,
             (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,

@@ -8,16 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use aysfs_config::FlistSource;
+use aysfs_config::{FlistSource, Schedule};
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
+use aysfs_store::cache::Limits;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use crate::cleaning::{self, Caches, Cleaning};
 use crate::control::{Control, Served, Shows};
+use crate::jobs::Job;
 use crate::mount_points::{make_free, mounted_on};
+use crate::reload::{self, AtSignal, Below, Reloaded, Reloading};
 use crate::signals::Signals;
 use crate::{Refused, access};
 
@@ -29,11 +33,15 @@ pub(crate) struct Plan {
     pub(crate) point: PathBuf,
     /// The base; without one, an empty tree.
     pub(crate) flist: Option<Request>,
+    /// When to look for a newer one.
+    pub(crate) refresh: Option<Schedule>,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
+    /// The same for all plans with that directory.
+    pub(crate) cleaning: Cleaning,
     /// The longest a reader waits.
     pub(crate) deadline: Duration,
     pub(crate) frontend: &'static dyn Frontend,
@@ -45,13 +53,24 @@ struct Ready {
     plan: Plan,
     entries: usize,
     fs: Arc<dyn Vfs>,
+    cache: Arc<Cache>,
     shows: Shows,
+    below: Below,
+}
+
+impl Ready {
+    /// Its cache, by the directory of the backend, and when to clean it.
+    fn cache(&self) -> (PathBuf, (Arc<Cache>, Schedule)) {
+        (self.plan.backend.clone(), (self.cache.clone(), self.plan.cleaning.schedule.clone()))
+    }
 }
 
 /// What is mounted.
 struct Mounted {
+    /// Of one that has a flist; dropped before what it reloads.
+    reload: Option<Job<Reloaded>>,
     point: PathBuf,
-    mount: Box<dyn Mount>,
+    mount: Arc<dyn Mount>,
     /// Set when it is not mounted any more.
     is_gone: Arc<AtomicBool>,
 }
@@ -69,11 +88,17 @@ impl Mounted {
 /// Everything that can be wrong is found before the first mount, and all of it is reported.
 pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let reload_signal = Signals::reload()?;
     let ready = tokio::select! {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
+    let caches: Caches = ready.iter().map(Ready::cache).collect();
     let (mounted, served) = mount(ready)?;
+    // Until all is over, too.
+    let _cleaners = cleaning::start(caches);
+    let reloads = mounted.iter().filter_map(|one| Some(one.reload.as_ref()?.asking()));
+    let _at_signal = AtSignal::start(reload_signal, reloads.collect());
     // Until all is over.
     let _control = Control::start(served).await;
     info!("all mounts are up");
@@ -130,7 +155,7 @@ async fn prepare_one(
     let stors = open_stors(&plan.stors, &plan.namespace);
     let cache = match caches.get(&plan.backend) {
         Some(cache) => Ok(cache.clone()),
-        None => open_cache(&plan.backend, plan.deadline)
+        None => open_cache(&plan.backend, plan.deadline, plan.cleaning.limits)
             .inspect(|cache| drop(caches.insert(plan.backend.clone(), cache.clone()))),
     };
     // What is wrong with a stor or with the backend would only be said again.
@@ -145,9 +170,9 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let (fs, shows) =
-                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, entries, plan })
+            let (fs, shows, below) =
+                show(base, cache.clone(), Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
+            Ok(Ready { fs, cache, shows, below, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -159,15 +184,17 @@ fn show(
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     plan: &Plan,
-) -> Result<(Arc<dyn Vfs>, Shows), UpperError> {
+) -> Result<(Arc<dyn Vfs>, Shows, Below), UpperError> {
     let lower = AysFs::new(base, cache, stors);
     if plan.options.read_only {
-        return Ok((Arc::new(lower), Shows::Base));
+        let fs = Arc::new(lower);
+        let below = Below::Base(Arc::downgrade(&fs));
+        return Ok((fs, Shows::Base, below));
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
     let overlay = Arc::new(Overlay::new(lower, upper)?);
-    let shows = Shows::Changes(Arc::downgrade(&overlay));
-    Ok((overlay, shows))
+    let shown = Arc::downgrade(&overlay);
+    Ok((overlay, Shows::Changes(shown.clone()), Below::Changes(shown)))
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
@@ -217,35 +244,49 @@ fn open_stors(stors: &[StorOptions], namespace: &Namespace) -> anyhow::Result<Mi
 }
 
 /// The cache of the backend in `dir`.
-pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<Cache>> {
+pub(crate) fn open_cache(dir: &Path, deadline: Duration, limits: Limits) -> anyhow::Result<Arc<Cache>> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the backend directory {}", dir.display()))?;
-    Ok(Cache::open(&dir.join("cache"), CacheOptions { deadline, ..CacheOptions::default() })?)
+    Ok(Cache::open(&dir.join("cache"), CacheOptions { deadline, limits, ..CacheOptions::default() })?)
 }
 
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows } in ready {
+    for Ready { plan, entries, fs, cache, shows, below } in ready {
         let is_gone = Arc::<AtomicBool>::default();
-        let one = make_free(&plan.point)
+        let mount = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
-        match one {
-            Ok(mount) => {
-                mounted.push(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() });
-            }
+        let mount = match mount {
+            Ok(mount) => Arc::<dyn Mount>::from(mount),
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
                 return Err(error);
             }
-        }
+        };
+        let reload = plan.flist.map(|flist| {
+            let reloading = Reloading {
+                point: plan.point.clone(),
+                flist,
+                stors: plan.stors,
+                deadline: plan.deadline,
+                backend: plan.backend.clone(),
+                below,
+                mount: Arc::downgrade(&mount),
+                is_gone: is_gone.clone(),
+            };
+            reload::start(reloading, plan.refresh)
+        });
+        let asking = reload.as_ref().map(Job::asking);
+        mounted.push(Mounted { reload, point: plan.point.clone(), mount, is_gone: is_gone.clone() });
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
             let device = listed.device;
-            served.push(Served { point: plan.point, device, backend: plan.backend, shows, is_gone });
+            let (point, backend, reload) = (plan.point, plan.backend, asking);
+            served.push(Served { point, device, backend, cache, shows, reload, is_gone });
         }
     }
     Ok((mounted, served))

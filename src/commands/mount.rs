@@ -8,6 +8,7 @@ use aysfs_flist::ParseOptions;
 use aysfs_vfs::{MountOptions, Passthrough};
 
 use crate::access::{self, Access};
+use crate::cleaning::Cleaning;
 use crate::cli::{Mode, MountArgs};
 use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
@@ -37,12 +38,20 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
             parse: ParseOptions { trim, ..ParseOptions::default() },
             trusted_keys: Vec::new(),
         }),
+        refresh: None,
         stors: vec![access.stor],
         namespace: access.namespace,
         backend: match args.cache {
             Some(dir) => dir,
             None => default_backend(root)?,
         },
+        cleaning: Cleaning::new(
+            // Of use for those who give an age; there is none here, and the size is kept all the time.
+            "@every 24h".parse().expect("a schedule"),
+            None,
+            args.cache_size,
+            args.cache_min_free,
+        ),
         deadline: access.deadline,
         frontend: frontend(args.lib),
     })

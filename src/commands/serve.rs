@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aysfs_config::{Flist, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_config::{Flist, FlistSource, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
 use aysfs_engine::load::Request;
 use aysfs_flist::{ParseOptions, Times};
 use aysfs_store::{RequireTls, StorOptions};
@@ -12,6 +12,7 @@ use tracing::warn;
 use url::Url;
 
 use crate::Refused;
+use crate::cleaning::Cleaning;
 use crate::commands::config;
 use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
@@ -41,9 +42,6 @@ fn without_effect(mount: &Mount) -> Vec<&'static str> {
         ("upload", backend.upload),
         ("publish", backend.publish),
         ("encrypted", backend.encryption.is_some()),
-        ("cleanup_older_than", backend.cleanup_older_than.is_some()),
-        ("cache_size", backend.cache_size.is_some()),
-        ("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some())),
     ];
     asked.into_iter().filter(|(_, asked)| *asked).map(|(key, _)| key).collect()
 }
@@ -55,15 +53,32 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         let (point, idle) = (mount.path.display(), idle.join(", "));
         warn!("{point}: not in this version of aysfs, and without effect: {idle}");
     }
+    let refresh = mount.mode.flist().and_then(|flist| Some((&flist.source, flist.refresh.as_ref()?)));
+    if let Some((FlistSource::File(_), _)) = refresh {
+        let point = mount.path.display();
+        warn!(
+            "{point}: flist_refresh is for a flist behind a URL: aysfs reload or SIGUSR1 reloads one in a file"
+        );
+    }
     let backend = &mount.backend;
     let stors =
         mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
     Ok(Plan {
         point: mount.path.clone(),
         flist: mount.mode.flist().map(request),
+        refresh: match refresh {
+            Some((FlistSource::Url(_), schedule)) => Some(schedule.clone()),
+            Some((FlistSource::File(_), _)) | None => None,
+        },
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),
+        cleaning: Cleaning::new(
+            backend.cleanup_schedule.clone(),
+            backend.cleanup_older_than,
+            backend.cache_size,
+            backend.cache_min_free,
+        ),
         deadline: backend.deadline,
         frontend: frontend(backend.lib),
         options: MountOptions {

@@ -9,6 +9,7 @@ use aysfs_engine::load::Request;
 use aysfs_engine::unpack::{self, Progress, Summary};
 use aysfs_flist::ParseOptions;
 use aysfs_store::Mirror;
+use aysfs_store::cache::Limits;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: UnpackArgs) -> anyhow::Result<()> {
         .tempdir_in(beside)
         .with_context(|| format!("cannot write into {}", beside.display()))?;
     let stors = Arc::new(Mirror::new(access.open()?, []));
-    let cache = mounts::open_cache(backend.path(), access.deadline)?;
+    let cache = mounts::open_cache(backend.path(), access.deadline, Limits::default())?;
     let request = Request { source, parse: ParseOptions::default(), trusted_keys: Vec::new() };
     let base = Arc::new(
         mounts::load(&request, std::slice::from_ref(&access.stor), access.deadline, backend.path()).await?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aysfs_engine::{Aspect, Change, Changed, CommitOptions, CommitProgress, Overlay};
 use aysfs_flist::Header;
+use aysfs_store::cache::CleanMode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use tokio::io::AsyncReadExt;
 
 use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Request};
 use super::server::{Answer, Served, Shows};
+use crate::cleaning;
 use crate::mount_points::Device;
 use crate::names::shown;
 
@@ -38,6 +40,21 @@ pub(super) async fn answer(
         }
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
         Request::Commit { mount, name, version } => commit(find(mounts, mount)?, name, version, answer).await,
+        Request::Reload { mount } => {
+            let reloaded = match &find(mounts, mount)?.reload {
+                Some(reload) => Some(reload.run_now().await?),
+                None => None,
+            };
+            Ok(serde_json::to_value(reloaded)?)
+        }
+        Request::CacheStat { mount } => {
+            Ok(serde_json::to_value(cleaning::inventory(&find(mounts, mount)?.cache).await?)?)
+        }
+        Request::CacheClean { mount, instead, dry_run } => {
+            let cache = &find(mounts, mount)?.cache;
+            let mode = if dry_run { CleanMode::DryRun } else { CleanMode::Remove };
+            Ok(serde_json::to_value(cleaning::clean(cache, instead.of(cache.limits()), mode).await?)?)
+        }
     }
 }
 
@@ -154,17 +171,22 @@ mod tests {
     use std::sync::Weak;
     use std::sync::atomic::AtomicBool;
 
+    use aysfs_store::{Cache, CacheOptions};
     use tokio::net::UnixStream;
 
     use super::*;
 
     #[tokio::test]
     async fn what_is_not_mounted_any_more_is_not_served() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::open(directory.path(), CacheOptions::default()).expect("a cache");
         let served = |device: &str, shows, is_gone| Served {
             point: "/mnt".into(),
             device: device.parse().expect("a device"),
             backend: "/backend".into(),
+            cache: cache.clone(),
             shows,
+            reload: None,
             is_gone: Arc::new(AtomicBool::new(is_gone)),
         };
         let mounts = [

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::cleaning::Instead;
 use crate::mount_points::Device;
 
 /// The longest request, in bytes.
@@ -29,6 +30,12 @@ pub(crate) enum Request {
     Diff { mount: Device },
     /// The tree as a new flist. The caller writes it: with his rights, not with those of the one who mounted.
     Commit { mount: Device, name: Option<String>, version: Option<u64> },
+    /// The newest flist.
+    Reload { mount: Device },
+    /// What is in the cache.
+    CacheStat { mount: Device },
+    /// Less in the cache: within its limits, or other ones.
+    CacheClean { mount: Device, instead: Instead, dry_run: bool },
 }
 
 /// What is answered.
@@ -161,8 +168,8 @@ mod tests {
             (
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
-                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit` at line 1 \
-                 column 19",
+                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, \
+                 `reload`, `cache-stat`, `cache-clean` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

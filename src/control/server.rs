@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
+use aysfs_store::Cache;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -18,7 +19,9 @@ use tracing::{debug, warn};
 use super::answers;
 use super::place::{self, Socket};
 use super::protocol::{MAX_REQUEST, PATIENCE, Progress, Reply, Request, read_line, write_line};
+use crate::jobs::Asking;
 use crate::mount_points::Device;
+use crate::reload::Reloaded;
 
 /// How many clients are answered at the same time; others wait.
 const CLIENTS: usize = 16;
@@ -29,7 +32,11 @@ pub(crate) struct Served {
     pub(crate) device: Device,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
+    /// Its content.
+    pub(crate) cache: Arc<Cache>,
     pub(crate) shows: Shows,
+    /// Of one that has a flist.
+    pub(crate) reload: Option<Asking<Reloaded>>,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
 }
@@ -73,7 +80,9 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!("no control socket, so diff and commit will not find these mounts: {error}");
+                warn!(
+                    "no control socket, so diff, commit, reload and cache will not find these mounts: {error}"
+                );
                 None
             }
         }

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod bench;
+mod clean;
 mod commit;
 mod compare;
 mod crash;

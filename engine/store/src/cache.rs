@@ -16,6 +16,8 @@
 //! - A directory that cannot be written costs speed, not data: chunks are then kept in memory for a while, and
 //!   fetched again after that.
 
+mod age;
+mod clean;
 mod disk;
 mod error;
 mod fetch;
@@ -25,14 +27,17 @@ mod lane;
 mod loan;
 mod memory;
 mod partial;
+mod scan;
 mod seal;
 mod sole;
 mod sparse;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod verified;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
@@ -40,6 +45,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,21 +56,27 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, pread};
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::Notify;
 
+use self::clean::Fruitless;
 use self::disk::{Disk, Doubtful, Found, PartialFile};
 use self::error::Reason;
 use self::lane::Lanes;
 use self::memory::Memory;
 use self::partial::{Partial, Publication, Task};
 use self::stats::Counters;
+use self::usage::Usage;
 use crate::{Content, ContentId, Mirror};
 
+pub use self::age::Clock;
+pub use self::clean::{CleanMode, Cleaned, Held, Inventory, Upkeep};
 pub use self::disk::CacheError;
 pub use self::error::FetchError;
 pub use self::file::CachedFile;
 pub use self::loan::{Borrower, Lent};
 pub use self::seal::Boot;
 pub use self::stats::CacheStats;
+pub use self::usage::{Limits, MinFree};
 pub use self::verified::VerifiedFile;
 
 /// How many partials are looked at for one to give up.
@@ -81,12 +93,16 @@ pub struct CacheOptions {
     pub open_files: NonZeroUsize,
     /// How many bytes of chunks are kept in memory while the directory cannot be written.
     pub memory: u64,
+    /// How much of the disk it may take, and how long.
+    pub limits: Limits,
     /// The boot that seals are compared with.
     pub boot: Boot,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 impl Default for CacheOptions {
-    /// 30 seconds, 64 fetches, half of the files that this process may open, 256 MiB, this boot.
+    /// 30 seconds, 64 fetches, half of the files that this process may open, 256 MiB, no limits, this boot.
     fn default() -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let open_files = usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16);
@@ -95,7 +111,9 @@ impl Default for CacheOptions {
             parallel_fetches: 64,
             open_files: NonZeroUsize::new(open_files).unwrap_or(NonZeroUsize::MIN),
             memory: 256 << 20,
+            limits: Limits::default(),
             boot: Boot::current(),
+            clock: Clock::default(),
         }
     }
 }
@@ -108,6 +126,12 @@ pub struct Cache {
     lanes: Lanes,
     files: Mutex<Files>,
     counters: Counters,
+    usage: Arc<Usage>,
+    /// The last one who looked found less free than is to stay free.
+    is_short_of_space: AtomicBool,
+    /// Held by whoever evicts for room, so that one pass serves all who wait.
+    cleaning: Mutex<Fruitless>,
+    eviction_wanted: Arc<Notify>,
     empty: Arc<VerifiedFile>,
 }
 
@@ -117,6 +141,8 @@ struct Files {
     open: LruCache<FileKey, Arc<VerifiedFile>>,
     /// Everything else that is in use.
     partials: LruCache<PartialKey, Arc<Partial>>,
+    /// What must not be evicted, and how often somebody said so.
+    held: HashMap<FileKey, usize>,
 }
 
 /// An id alone does not name a file: an MD5 may be that of a stored body, which two flists may read differently.
@@ -150,7 +176,8 @@ impl Cache {
     /// # Errors
     /// If it cannot be, or if another user could change what it holds.
     pub fn open(directory: &Path, options: CacheOptions) -> Result<Arc<Self>, CacheError> {
-        let disk = Disk::open(directory, options.boot.clone())?;
+        let usage = Arc::new(Usage::new(options.limits));
+        let disk = Disk::open(directory, options.boot.clone(), options.clock.clone(), usage.clone())?;
         let empty = memfd_create("aysfs-empty", MemfdFlags::CLOEXEC)
             .map_err(|error| CacheError::Io { path: directory.into(), source: error.into() })?;
         Ok(Arc::new(Self {
@@ -160,9 +187,14 @@ impl Cache {
             files: Mutex::new(Files {
                 open: LruCache::sparse(options.open_files),
                 partials: LruCache::unbounded(),
+                held: HashMap::new(),
             }),
             counters: Counters::default(),
-            empty: Arc::new(VerifiedFile::new(empty.into())),
+            usage,
+            is_short_of_space: AtomicBool::new(false),
+            cleaning: Mutex::default(),
+            eviction_wanted: Arc::default(),
+            empty: Arc::new(VerifiedFile::new(empty.into(), &options.clock, 0)),
             options,
         }))
     }
@@ -202,6 +234,11 @@ impl Cache {
         self.disk.remove(id)
     }
 
+    /// What it keeps to.
+    pub fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
     /// What it did until now.
     pub fn stats(&self) -> CacheStats {
         self.counters.snapshot()
@@ -220,7 +257,7 @@ impl Cache {
         let doubt = match found {
             Found::Verified(file) => {
                 let file = Arc::new(file);
-                files.open.put(FileKey::of(content), file.clone());
+                self.keep_open(&mut files, content, file.clone());
                 return Place::Open(file);
             }
             Found::Doubtful(doubtful) => Some(self.verify(content, doubtful)),
@@ -302,23 +339,37 @@ impl Cache {
                 file.file().try_clone().map_err(Reason::Local)?
             }
         };
-        let file = Arc::new(VerifiedFile::new(file));
+        let file = Arc::new(self.new_file(file));
         self.admit(content, file.clone());
         Ok(file)
+    }
+
+    /// A verified file that was written just now.
+    fn new_file(&self, file: File) -> VerifiedFile {
+        VerifiedFile::new(file, &self.options.clock, self.options.clock.now())
+    }
+
+    /// Keeps a verified file open; one that was not used for a long time may have to be closed for it.
+    fn keep_open(&self, files: &mut Files, content: &Content, file: Arc<VerifiedFile>) {
+        if let Some((key, closed)) = files.open.push(FileKey::of(content), file)
+            && key != FileKey::of(content)
+        {
+            self.note_closed(&key.id, &closed);
+        }
     }
 
     /// Makes a verified file the place of its content.
     fn admit(&self, content: &Content, file: Arc<VerifiedFile>) {
         let mut files = lock(&self.files);
         files.partials.pop(&PartialKey(content.clone()));
-        files.open.put(FileKey::of(content), file);
+        self.keep_open(&mut files, content, file);
     }
 
     /// Keeps a verified file open that was found in the directory, unless somebody else has found it before.
     fn admit_found(&self, content: &Content, file: VerifiedFile) {
         let mut files = lock(&self.files);
         if files.get(content).is_none() {
-            files.open.put(FileKey::of(content), Arc::new(file));
+            self.keep_open(&mut files, content, Arc::new(file));
         }
     }
 

@@ -31,7 +31,7 @@ mod open;
 mod store;
 
 pub use aydostor::AydoStor;
-pub use cache::{Borrower, Cache, CacheOptions, CachedFile, FetchError, Lent, VerifiedFile};
+pub use cache::{Borrower, Cache, CacheOptions, CachedFile, FetchError, Held, Lent, VerifiedFile};
 pub use content::{Check, Chunk, Content, ContentId};
 pub use dir::DirStore;
 pub use fetch::{Fetched, UrlError, fetch_url};

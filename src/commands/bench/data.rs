@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base, Overlay, Upper, pack};
 use aysfs_flist::{Dialect, Header, Node, ParseOptions};
+use aysfs_store::cache::Limits;
 use aysfs_store::{Mirror, Namespace, StorOptions};
 use aysfs_vfs::{ErrorKind, Fh, Vfs};
 use aysfs_workload::{Shape, Stop, Tree, work};
@@ -89,7 +90,7 @@ impl Layout {
             parse: ParseOptions::default(),
             trusted_keys: Vec::new(),
         };
-        let cache = mounts::open_cache(&self.backend(), stor.deadline)?;
+        let cache = mounts::open_cache(&self.backend(), stor.deadline, Limits::default())?;
         let deadline = stor.deadline;
         let mirror = Mirror::new(access::open(&stor, &namespace)?, []);
         let base = load::load(&request, &[stor], deadline, &self.backend()).await?;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aysfs_store::Lent;
+use aysfs_store::{Held, Lent};
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Fh, Ino, Name};
 use rustix::fs::Stat;
@@ -44,6 +44,8 @@ struct OpenFile {
     backing: Option<Arc<File>>,
     /// What says that it may: of a file that was in the base when it was opened.
     lent: Option<Arc<Lent>>,
+    /// What keeps its content in the cache, of such a file.
+    held: Option<Held>,
 }
 
 /// A descriptor of a file of the upper.
@@ -65,10 +67,16 @@ impl UpperFile {
 
 impl OpenFiles {
     /// Counts a handle of a file of the base; the first decides whether it passes through.
-    pub(super) fn open_base(&self, ino: Ino, lend: impl FnOnce() -> Option<Arc<Lent>>) -> Option<Arc<File>> {
+    pub(super) fn open_base(
+        &self,
+        ino: Ino,
+        lend: impl FnOnce() -> Option<Arc<Lent>>,
+        hold: impl FnOnce() -> Option<Held>,
+    ) -> Option<Arc<File>> {
         let mut files = lock(&self.files);
         let open = files.entry(ino).or_default();
         if open.handles == 0 {
+            open.held = hold();
             open.lent = lend();
             open.backing = open.lent.as_ref().map(|lent| lent.file().clone());
         }
@@ -235,7 +243,7 @@ mod tests {
     #[test]
     fn a_file_that_is_copied_up_is_switched_for_those_who_have_it_open() {
         let files = OpenFiles::default();
-        assert!(files.open_base(INO, || None).is_none());
+        assert!(files.open_base(INO, || None, || None).is_none());
         assert!(files.file(INO).is_none());
         let copy = file(true);
         files.switch(INO, copy.clone());

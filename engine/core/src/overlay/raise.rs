@@ -240,7 +240,16 @@ impl Inner {
     /// Makes a copy, and gives it the names that the file has.
     fn install(&self, ino: Ino, content: &Content<'_>) -> Result<()> {
         let item = self.w.lower.find(ino)?;
-        let staged = self.w.stage_leaf(&item, content)?;
+        let staged = match self.w.stage_leaf(&item, content) {
+            // Cached content has to go first.
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace
+                    && self.w.lower.cache().make_space(item.of()?.size()) =>
+            {
+                self.w.stage_leaf(&item, content)?
+            }
+            staged => staged?,
+        };
         let data = match content {
             Content::Below { .. } => Data::Below(Origin::Base(ino)),
             Content::Copy(_) | Content::Empty => Data::Here,

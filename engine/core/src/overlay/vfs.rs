@@ -29,6 +29,9 @@ use crate::base::{Base, LENDS_RIGHTS};
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
 
+/// How much cached content goes when a write finds the disk full.
+const ROOM: u64 = 16 << 20;
+
 /// The handle of a program that runs. All others of files are alike.
 const RUNNING: Fh = Fh(1);
 
@@ -83,7 +86,11 @@ impl Inner {
             self.open.open_upper(ino, writes, || open_upper(&at, writes))?
         } else {
             let lend = || self.lending.lend(&self.w, &tree, &self.turns, ino);
-            self.open.open_base(ino, || flags.passthrough.then(lend).flatten())
+            let hold = || {
+                let of = self.w.lower.find_file(ino).ok()?;
+                Some(self.w.lower.cached(&of.of().ok()?).ok()??.hold())
+            };
+            self.open.open_base(ino, || flags.passthrough.then(lend).flatten(), hold)
         };
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
     }
@@ -378,7 +385,19 @@ impl Vfs for Overlay {
     }
 
     async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
-        let written = write_at(&*self.0.writable_file(ino)?, &data, offset)?;
+        let file = self.0.writable_file(ino)?;
+        let written = match write_at(&*file, &data, offset) {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                let layers = self.0.clone();
+                // Cached content has to go first.
+                blocking(move || {
+                    layers.w.lower.cache().make_space(ROOM);
+                    write_at(&*file, &data, offset)
+                })
+                .await?
+            }
+            written => written?,
+        };
         u32::try_from(written).map_err(|_| ErrorKind::Invalid.into())
     }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, fchmod, flock, fstat, ftruncate,
-    linkat, mkdirat, openat, renameat, seek, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_OMIT,
+    fchmod, flock, fstat, ftruncate, futimens, linkat, mkdirat, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, geteuid, getpid, test_kill_process};
@@ -27,8 +27,10 @@ use sha2::Sha256;
 use tempfile::{SpooledTempFile, TempPath};
 use tokio::time::Instant;
 
+use super::age::{Clock, Seconds};
 use super::lock;
 use super::seal::{Boot, Seal, Stamp};
+use super::usage::{Claim, Usage, blocks};
 use super::verified::{Name, VerifiedFile};
 use crate::ContentId;
 
@@ -72,6 +74,8 @@ pub(super) struct Disk {
     path: PathBuf,
     root: Arc<OwnedFd>,
     boot: Boot,
+    clock: Clock,
+    usage: Arc<Usage>,
     /// Verified by this process, where the filesystem cannot keep a seal.
     unsealed: Mutex<HashMap<ContentId, Stamp>>,
     /// Known to be unreadable or wrong, and perhaps still there.
@@ -131,11 +135,18 @@ pub(super) struct PartialFile {
     file: File,
     /// Its name, if it had to have one; removed when dropped.
     name: Option<TempPath>,
+    /// The room that it takes, until it counts as a file.
+    claims: Mutex<Vec<Claim>>,
 }
 
 impl PartialFile {
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// It takes room that was claimed.
+    pub(super) fn take(&self, claim: Claim) {
+        lock(&self.claims).push(claim);
     }
 
     /// A path that leads to it whatever its name is, if it has one.
@@ -145,7 +156,7 @@ impl PartialFile {
 }
 
 impl Disk {
-    pub(super) fn open(path: &Path, boot: Boot) -> Result<Self, CacheError> {
+    pub(super) fn open(path: &Path, boot: Boot, clock: Clock, usage: Arc<Usage>) -> Result<Self, CacheError> {
         // A slash at the end would make the kernel follow a symlink.
         let path: PathBuf = path.components().collect();
         let io = |source: io::Error| CacheError::Io { path: path.clone(), source };
@@ -177,6 +188,8 @@ impl Disk {
             path,
             root: Arc::new(root),
             boot,
+            clock,
+            usage,
             unsealed: Mutex::default(),
             shunned: Mutex::default(),
             paused: Mutex::default(),
@@ -209,7 +222,7 @@ impl Disk {
         let seal = Seal::read(&file).filter(|seal| seal.is_of(id));
         let sealed = seal.as_ref().is_some_and(|seal| seal.fits(&self.boot, &stat));
         if sealed || lock(&self.unsealed).get(id) == Some(&Stamp::of(&stat)) {
-            Found::Verified(self.verified(file, id, other_use))
+            Found::Verified(self.verified(file, id, other_use, last_read(&stat)))
         } else {
             Found::Doubtful(Doubtful { file, other_use, sealed: seal.and_then(|seal| seal.plain) })
         }
@@ -221,7 +234,7 @@ impl Disk {
         let found = digest(&file, id);
         if !self.name(id).leads_to(&file) {
             // It was given away meanwhile, or replaced: whoever reads it will find that out.
-            return Ok(Some(self.verified(file, id, Use::Lent)));
+            return Ok(Some(self.verified(file, id, Use::Lent, self.clock.now())));
         }
         let found = found.inspect_err(|_| self.shun(id))?;
         // The MD5 in a v1 flist may be that of the stored body: then only the seal knows that of the file.
@@ -230,18 +243,55 @@ impl Disk {
             if let Err(error) = self.seal(&file, id, found) {
                 tracing::debug!("{id} cannot be sealed: {error}");
             }
-            Ok(Some(self.verified(file, id, other_use)))
+            let noted = fstat(&file).map_or(0, |stat| last_read(&stat));
+            Ok(Some(self.verified(file, id, other_use, noted)))
         } else {
             self.shun(id);
             Ok(None)
         }
     }
 
-    fn verified(&self, file: File, id: &ContentId, other_use: Use) -> VerifiedFile {
+    fn verified(&self, file: File, id: &ContentId, other_use: Use, noted: Seconds) -> VerifiedFile {
+        let file = VerifiedFile::new(file, &self.clock, noted);
         match other_use {
-            Use::Lent => VerifiedFile::watched(file, self.name(id)),
-            Use::Read => VerifiedFile::new(file),
+            Use::Lent => file.watched(self.name(id)),
+            Use::Read => file,
         }
+    }
+
+    /// The directory itself.
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// Whether a file is the one that the directory has under an id.
+    pub(super) fn leads_to(&self, id: &ContentId, file: &File) -> bool {
+        self.name(id).leads_to(file)
+    }
+
+    /// The directory has nothing under an id any more.
+    pub(super) fn forget(&self, id: &ContentId) {
+        lock(&self.unsealed).remove(id);
+    }
+
+    /// Writes down when a verified file of this directory was read last. A file whose seal does not fit is left alone: it may have been
+    /// changed, and is to be hashed. Nobody may give the file away meanwhile.
+    pub(super) fn note_read(&self, id: &ContentId, file: &File, at: Seconds) -> io::Result<()> {
+        let stat = fstat(file)?;
+        let seal = Seal::read(file).filter(|seal| seal.is_of(id) && seal.fits(&self.boot, &stat));
+        let is_unsealed = || lock(&self.unsealed).get(id) == Some(&Stamp::of(&stat));
+        let plain = match seal {
+            Some(seal) => seal.plain.unwrap_or(*id),
+            None if is_unsealed() => *id,
+            None => return Ok(()),
+        };
+        if !self.has(id, file) {
+            return Ok(());
+        }
+        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let read = Timespec { tv_sec: at.into(), tv_nsec: 0 };
+        futimens(file, &Timestamps { last_access: omitted, last_modification: read })?;
+        self.seal(file, id, plain)
     }
 
     fn name(&self, id: &ContentId) -> Name {
@@ -257,7 +307,7 @@ impl Disk {
     pub(super) fn create(&self, size: u64) -> io::Result<PartialFile> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let partial = match openat(&self.root, ".", flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => PartialFile { file: file.into(), name: None },
+            Ok(file) => PartialFile { file: file.into(), name: None, claims: Mutex::default() },
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.create_named()?,
             Err(error) => return Err(error.into()),
         };
@@ -271,7 +321,7 @@ impl Disk {
             .prefix(&format!("{}-", getpid().as_raw_pid()))
             .tempfile_in(self.path.join(PARTIAL))?
             .into_parts();
-        Ok(PartialFile { file, name: Some(name) })
+        Ok(PartialFile { file, name: Some(name), claims: Mutex::default() })
     }
 
     /// A file with the bytes of another one, its holes included.
@@ -341,6 +391,8 @@ impl Disk {
             placed => placed?,
         }
         lock(&self.shunned).remove(id);
+        self.usage.add(fstat(&read_only).map_or(0, |stat| blocks(&stat)));
+        lock(&partial.claims).clear();
         Ok(read_only)
     }
 
@@ -363,11 +415,21 @@ impl Disk {
 
     /// Removes a content; one that is not there is no error.
     pub(super) fn remove(&self, id: &ContentId) -> io::Result<()> {
-        lock(&self.unsealed).remove(id);
+        self.forget(id);
+        let bytes = self.bytes_of(&name(id));
         match unlinkat(&self.root, name(id), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => {
+                self.usage.subtract(bytes);
+                Ok(())
+            }
+            Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a file takes of the disk; nothing if it is not there.
+    fn bytes_of(&self, name: &str) -> u64 {
+        statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| blocks(&stat))
     }
 
     /// Where a v1 body is kept while it is not known what it is.
@@ -402,6 +464,15 @@ impl Disk {
 
     /// Makes `name` lead to the file, whatever it led to before.
     fn place(&self, partial: &PartialFile, name: &str) -> Result<(), Errno> {
+        let replaced = self.bytes_of(name);
+        let placed = self.place_whatever_is_there(partial, name);
+        if placed.is_ok() {
+            self.usage.subtract(replaced);
+        }
+        placed
+    }
+
+    fn place_whatever_is_there(&self, partial: &PartialFile, name: &str) -> Result<(), Errno> {
         if let Some(temporary) = &partial.name {
             return renameat(CWD, &**temporary, &self.root, name);
         }
@@ -459,8 +530,13 @@ fn copy_part(from: &File, to: &File, part: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
+/// The last read of a file that is not open, as far as the directory knows.
+fn last_read(stat: &Stat) -> Seconds {
+    Seconds::try_from(stat.st_mtime.max(0)).unwrap_or(Seconds::MAX)
+}
+
 /// A content's name below the directory.
-fn name(id: &ContentId) -> String {
+pub(super) fn name(id: &ContentId) -> String {
     let hex = id.to_string();
     format!("{}/{hex}", &hex[..2])
 }
@@ -490,7 +566,13 @@ fn sweep(partial: &Path) {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use super::super::usage::Limits;
     use super::*;
+
+    fn open(path: &Path) -> Result<Disk, CacheError> {
+        let usage = Arc::new(Usage::new(Limits::default()));
+        Disk::open(path, Boot::with_id("now"), Clock::default(), usage)
+    }
 
     fn files(directory: &Path) -> usize {
         std::fs::read_dir(directory).map_or(0, Iterator::count)
@@ -499,7 +581,7 @@ mod tests {
     #[test]
     fn files_with_and_without_a_name_are_published_alike() {
         let directory = tempfile::tempdir().expect("a directory");
-        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        let disk = open(directory.path()).expect("a cache");
         let id = ContentId::Md5(Md5::digest(b"12345").into());
         let partials = [
             disk.create(5).expect("writable"),
@@ -523,7 +605,7 @@ mod tests {
     #[test]
     fn what_is_given_up_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
-        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        let disk = open(directory.path()).expect("a cache");
         drop(disk.create(5).expect("writable"));
         drop(disk.create_named().expect("writable"));
         assert_eq!((files(directory.path()), files(&directory.path().join(PARTIAL))), (1, 0));

@@ -102,7 +102,7 @@ impl fmt::Display for FetchError {
             Reason::Flist(found) => write!(f, "its chunks make up {found}: the flist contradicts itself"),
             Reason::Gap => f.write_str("its chunks do not cover it: the flist is damaged"),
             Reason::NoRoom => f.write_str(
-                "the cache directory cannot be written (see the warning before), and it does not fit in the memory set aside for that",
+                "the cache directory cannot be written (see the warning before) or may not grow, and it does not fit in the memory set aside for that",
             ),
             Reason::Local(error) => write!(f, "the cache directory failed: {error}"),
             Reason::Aborted => f.write_str("the fetch was given up"),

@@ -17,11 +17,13 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Cache;
+use super::clean::Need;
 use super::error::{FetchError, Reason, SourceError};
 use super::input::Input;
 use super::lane::Lane;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
 use super::sparse::SparseWriter;
+use super::usage::Claim;
 use crate::codec::{self, DecodeError, Decoded, Sink};
 use crate::mirror::Outcome;
 use crate::{Check, Chunk, ContentId, Fault, Mirror, Store, StoreError};
@@ -42,11 +44,12 @@ pub(super) struct Fetch {
     pub(super) partial: Arc<Partial>,
     pub(super) index: usize,
     pub(super) sources: Arc<Mirror>,
+    pub(super) need: Need,
 }
 
 /// Where a chunk goes.
 enum Target {
-    File,
+    File(Claim),
     Memory(OwnedSemaphorePermit),
 }
 
@@ -169,14 +172,23 @@ impl Fetch {
         lane: &Lane,
         reach: &mut Reach,
     ) -> Result<Result<Arrived, SourceError>, Reason> {
-        if self.cache.disk.is_writable() {
-            match self.attempt(stor, patience, lane, reach, Target::File).await {
+        let length = self.chunk().length();
+        // What memory can never hold cannot be read through either.
+        let need = if self.cache.memory.could_hold(length) { self.need } else { Need::AtAnyRate };
+        let mut may_evict = true;
+        while self.cache.disk.is_writable()
+            && let Some(claim) = self.cache.claim(length, need).await
+        {
+            match self.attempt(stor, patience, lane, reach, Target::File(claim)).await {
                 Ok(arrived) => return Ok(Ok(arrived)),
                 Err(Miss::Source(error)) => return Ok(Err(error)),
+                Err(Miss::Local(error)) if may_evict && is_full(&error) && self.make_space(length).await => {
+                    may_evict = false;
+                }
                 Err(Miss::Local(error)) => self.cache.disk.failed(&error),
             }
         }
-        let room = self.cache.memory.reserve(self.chunk().length());
+        let room = self.cache.memory.reserve(length);
         let room = timeout_at(reach.give_up, room).await.ok().flatten().ok_or(Reason::NoRoom)?;
         match self.attempt(stor, patience, lane, reach, Target::Memory(room)).await {
             Ok(arrived) => {
@@ -186,6 +198,12 @@ impl Fetch {
             Err(Miss::Source(error)) => Ok(Err(error)),
             Err(Miss::Local(error)) => Err(Reason::Local(error)),
         }
+    }
+
+    /// Evicts other content, since the disk is full; returns whether it helped.
+    async fn make_space(&self, bytes: u64) -> bool {
+        let cache = self.cache.clone();
+        tokio::task::spawn_blocking(move || cache.make_space(bytes)).await.unwrap_or(false)
     }
 
     async fn attempt(
@@ -245,6 +263,11 @@ impl Fetch {
             error => flaw(error).into(),
         })
     }
+}
+
+/// Whether a disk says that it is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Why there is no chunk: what the stors said, or that none could be asked within the deadline.
@@ -335,10 +358,11 @@ fn keep(
     let content = partial.content();
     let chunk = &content.chunks[index];
     let arrived = match target {
-        Target::File => {
+        Target::File(claim) => {
             let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
             let decoded = decode(chunk, input, length, cache.disk.spool(), &mut writer)?;
+            file.take(claim);
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
                 partial.published(published.map_err(|reason| FetchError::new(content.id, reason)));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::clean::Need;
 use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::Fetch;
@@ -74,7 +75,10 @@ impl CachedFile {
         loop {
             let known = lock(&self.cache.files).get(&self.content);
             match known {
-                Some(Place::Open(file)) if file.is_intact() => return Some(file),
+                Some(Place::Open(file)) if file.is_intact() => {
+                    file.last_read().touch();
+                    return Some(file);
+                }
                 Some(Place::Open(file)) => self.cache.let_go(&self.content, &file),
                 Some(Place::Partial(_)) => return None,
                 None => match self.cache.disk.find(&self.content.id, self.content.size) {
@@ -103,16 +107,23 @@ impl CachedFile {
             }
             let everything = partial.chunks(&(0..self.content.size));
             stream::iter(everything)
-                .map(|index| self.want(&partial, index).arrived())
+                .map(|index| self.arrive_in_file(&partial, index))
                 .buffered(AHEAD)
-                .try_for_each(|arrived| match arrived {
-                    Arrived::InFile => ready(Ok(())),
-                    Arrived::InMemory(_) => ready(Err(FetchError::new(self.content.id, Reason::NoRoom))),
-                })
+                .try_for_each(|()| ready(Ok(())))
                 .await?;
             let publication = self.cache.publication(&partial);
             return publication.ok_or_else(|| FetchError::new(self.content.id, Reason::Gap))?.await;
         }
+    }
+
+    /// Waits for a chunk in the file. A fetch for one who can read through may have been under way already: then it takes another.
+    async fn arrive_in_file(&self, partial: &Arc<Partial>, index: usize) -> Result<(), FetchError> {
+        for _ in 0..2 {
+            if let Arrived::InFile = self.want(partial, index, Need::AtAnyRate).arrived().await? {
+                return Ok(());
+            }
+        }
+        Err(FetchError::new(self.content.id, Reason::NoRoom))
     }
 
     async fn read_partial(
@@ -120,9 +131,11 @@ impl CachedFile {
         partial: &Arc<Partial>,
         part: &Range<u64>,
     ) -> Result<Option<Bytes>, FetchError> {
+        partial.touch(self.cache.options.clock.now());
         // All are asked for before the first is waited for.
         let chunks = partial.chunks(part);
-        let wanted: Vec<_> = chunks.clone().map(|index| self.want(partial, index)).collect();
+        let wanted: Vec<_> =
+            chunks.clone().map(|index| self.want(partial, index, Need::IfThereIsRoom)).collect();
         let counters = &self.cache.counters;
         let waits = wanted.iter().any(|want| matches!(want, Want::Pending(_)));
         if waits {
@@ -155,14 +168,20 @@ impl CachedFile {
         }
     }
 
-    fn want(&self, partial: &Arc<Partial>, index: usize) -> Want {
+    fn want(&self, partial: &Arc<Partial>, index: usize, need: Need) -> Want {
         let fetch = || Fetch {
+            need,
             cache: self.cache.clone(),
             partial: partial.clone(),
             index,
             sources: self.sources.clone(),
         };
-        let accept = if self.cache.disk.is_writable() { Accept::InFile } else { Accept::InMemory };
+        let is_tight =
+            || need == Need::IfThereIsRoom && self.cache.is_tight(self.content.chunks[index].length());
+        let accept = match self.cache.disk.is_writable() && !is_tight() {
+            true => Accept::InFile,
+            false => Accept::InMemory,
+        };
         partial.want(index, accept, || fetch().start())
     }
 }

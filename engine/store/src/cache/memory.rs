@@ -39,6 +39,11 @@ impl Memory {
         Self { pages, free, kept: Mutex::default() }
     }
 
+    /// Whether a chunk of this length can be kept at all.
+    pub(super) fn could_hold(&self, length: u64) -> bool {
+        length.div_ceil(PAGE) <= u64::from(self.pages)
+    }
+
     /// Waits for room for a chunk of this length; `None` if there can never be enough.
     pub(super) async fn reserve(&self, length: u64) -> Option<OwnedSemaphorePermit> {
         let pages = u32::try_from(length.div_ceil(PAGE)).ok().filter(|pages| *pages <= self.pages)?;

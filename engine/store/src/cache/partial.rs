@@ -4,11 +4,13 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, ready};
 
+use super::age::Seconds;
 use super::disk::{Disk, PartialFile};
 use super::error::FetchError;
 use super::memory::MemoryChunk;
@@ -65,6 +67,7 @@ pub(super) struct Partial {
     content: Content,
     /// The check of a file that the cache directory had, to wait for before anything is fetched.
     doubt: Option<Task<()>>,
+    last_read: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -96,11 +99,20 @@ impl Partial {
             absent,
             publication: None,
         };
-        Self { content, doubt, state: Mutex::new(state) }
+        Self { content, doubt, last_read: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
     pub(super) fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Somebody reads it.
+    pub(super) fn touch(&self, now: Seconds) {
+        self.last_read.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_read(&self) -> Seconds {
+        self.last_read.load(Ordering::Relaxed)
     }
 
     /// The check to wait for, unless it has ended: then this file has failed it.
@@ -195,14 +207,18 @@ impl Partial {
 
 #[cfg(test)]
 mod tests {
+    use super::super::age::Clock;
     use super::super::error::Reason;
     use super::super::seal::Boot;
+    use super::super::usage::{Limits, Usage};
     use super::*;
 
     #[test]
     fn a_fetch_that_failed_keeps_no_room_on_the_disk() {
         let directory = tempfile::tempdir().expect("a directory");
-        let disk = Disk::open(directory.path(), Boot::with_id("now")).expect("a cache");
+        let usage = Arc::new(Usage::new(Limits::default()));
+        let disk = Disk::open(directory.path(), Boot::with_id("now"), Clock::default(), usage);
+        let disk = disk.expect("a cache");
         let content = Content::v1([7; 16], 5000);
         let error = || FetchError::new(content.id, Reason::NoRoom);
         let partial = Partial::new(content.clone(), None);

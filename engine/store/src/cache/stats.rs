@@ -47,6 +47,8 @@ counters! {
     read_through,
     /// Incomplete files given up in favour of others.
     evicted_partials,
+    /// Files evicted for their age or for room.
+    evicted_files,
 }
 
 /// A total that many threads add to.

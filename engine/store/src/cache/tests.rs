@@ -1,5 +1,6 @@
 //! The cache against stors that behave, and stors that do not.
 
+mod cleaning;
 mod directory;
 mod faults;
 mod lending;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, fstat, statat};
 
+use super::age::{Clock, LastRead, Seconds};
 use super::append_at;
 use super::loan::Loan;
 
@@ -23,6 +24,7 @@ pub struct VerifiedFile {
     given: AtomicBool,
     /// Somebody else may give it away without a word to this one: then its name leads to another file.
     watched: Option<Name>,
+    last_read: LastRead,
     pub(super) loan: Mutex<Option<Loan>>,
 }
 
@@ -34,14 +36,20 @@ pub(super) struct Name {
 }
 
 impl VerifiedFile {
-    /// One that nobody but this process can give away.
-    pub(super) fn new(file: File) -> Self {
-        Self { file: Arc::new(file), given: AtomicBool::new(false), watched: None, loan: Mutex::default() }
+    /// One that nobody but this process can give away, and what the directory says about its last read.
+    pub(super) fn new(file: File, clock: &Clock, noted: Seconds) -> Self {
+        Self {
+            file: Arc::new(file),
+            given: AtomicBool::new(false),
+            watched: None,
+            last_read: LastRead::new(clock, noted),
+            loan: Mutex::default(),
+        }
     }
 
-    /// One that somebody else has lent.
-    pub(super) fn watched(file: File, name: Name) -> Self {
-        Self { watched: Some(name), ..Self::new(file) }
+    /// The same, which somebody else has lent.
+    pub(super) fn watched(self, name: Name) -> Self {
+        Self { watched: Some(name), ..self }
     }
 
     /// The file itself.
@@ -55,6 +63,14 @@ impl VerifiedFile {
             && self.watched.as_ref().is_none_or(|name| name.leads_to(&self.file))
     }
 
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    pub(super) fn last_read(&self) -> &LastRead {
+        &self.last_read
+    }
+
     /// It belongs to somebody else from now on.
     pub(super) fn is_given(&self) {
         self.given.store(true, Ordering::Release);
@@ -62,6 +78,7 @@ impl VerifiedFile {
 
     /// Appends a part of it, all of it. What was appended is of no worth unless the file is intact afterwards.
     pub(super) fn append(&self, part: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.last_read.touch();
         append_at(&self.file, part, bytes)
     }
 }

@@ -24,7 +24,7 @@ async fn reads_well(bench: &Bench, content: &Content, asked: usize) {
 }
 
 /// A filesystem of its own, unmounted when dropped.
-pub(super) struct Mounted(PathBuf);
+pub(super) struct Mounted(pub(super) PathBuf);
 
 impl Mounted {
     /// `None`, with a word about it, where mounting is not allowed.

@@ -57,6 +57,11 @@ pub(crate) enum Command {
     Commit(CommitArgs),
     /// Sends what is new in a mount of mode RW to its stor now, and publishes the tree if its config says so.
     Push(PushArgs),
+    /// Looks for a newer flist, and shows it.
+    ///
+    /// All or nothing: a flist that cannot be fetched, or is wrong, leaves what is mounted as it is. What is open stays what it is, local
+    /// changes stay on top.
+    Reload(ReloadArgs),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -242,6 +247,16 @@ pub(crate) struct PushArgs {
     pub(crate) mountpoint: PathBuf,
 
     /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Mount point [default: all mounts of this user].
+    pub(crate) mountpoint: Option<PathBuf>,
+
+    /// Print the result as JSON, one line a mount.
     #[arg(long)]
     pub(crate) json: bool,
 }

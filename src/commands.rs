@@ -10,6 +10,7 @@ pub(crate) mod keygen;
 pub(crate) mod mount;
 pub(crate) mod pack;
 pub(crate) mod push;
+pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod stor;
 pub(crate) mod umount;

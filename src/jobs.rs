@@ -70,8 +70,14 @@ pub(crate) struct Asking<T> {
 type Question<T> = oneshot::Sender<anyhow::Result<T>>;
 
 impl<T: Clone + Send + 'static> Job<T> {
-    /// Does `work` whenever `schedule` says, for the first time at its first moment from now on. `name` is for the log.
-    pub(crate) fn start<W, R>(name: &'static str, schedule: Schedule, clock: impl Clock, work: W) -> Self
+    /// Does `work` whenever `schedule` says, for the first time at its first moment from now on; without one, only when somebody
+    /// asks. `name` is for the log.
+    pub(crate) fn start<W, R>(
+        name: &'static str,
+        schedule: impl Into<Option<Schedule>>,
+        clock: impl Clock,
+        work: W,
+    ) -> Self
     where
         W: FnMut() -> R + Send + 'static,
         R: Future<Output = anyhow::Result<T>> + Send + 'static,
@@ -172,7 +178,8 @@ async fn run<T, W, R>(
 
 /// When the next run is due.
 struct Agenda<C> {
-    schedule: Schedule,
+    /// `None`: only when somebody asks.
+    schedule: Option<Schedule>,
     clock: C,
     /// The latest time that the clock has shown.
     seen: Zoned,
@@ -181,16 +188,16 @@ struct Agenda<C> {
 }
 
 impl<C: Clock> Agenda<C> {
-    fn new(schedule: Schedule, clock: C) -> Self {
-        let seen = clock.now();
-        let next = schedule.next_after(&seen);
+    fn new(schedule: impl Into<Option<Schedule>>, clock: C) -> Self {
+        let (schedule, seen) = (schedule.into(), clock.now());
+        let next = schedule.as_ref().and_then(|schedule| schedule.next_after(&seen));
         Self { schedule, clock, seen, next }
     }
 
     /// The schedule goes on from now.
     fn begin_anew(&mut self) {
         self.look();
-        self.next = self.schedule.next_after(&self.seen);
+        self.next = self.schedule.as_ref().and_then(|schedule| schedule.next_after(&self.seen));
     }
 
     /// Looks at the clock. One that was set back a little, as somebody does who keeps time, is believed when it has caught up:

@@ -6,7 +6,7 @@ mod cli;
 mod commands;
 mod control;
 mod frontends;
-#[allow(dead_code, reason = "cleaning asks for no run; pushing will")]
+#[allow(dead_code, reason = "no job is waited for when it stops; pushing will be")]
 mod jobs;
 mod keys;
 mod log;
@@ -16,6 +16,7 @@ mod names;
 mod output;
 mod progress;
 mod push;
+mod reload;
 mod signals;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Push(args)), _) => commands::push::run(args).await,
+            (Some(Command::Reload(args)), _) => commands::reload::run(args).await,
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),

@@ -24,6 +24,7 @@ use crate::control::{Control, Served, Shows};
 use crate::jobs::Job;
 use crate::mount_points::{make_free, mounted_on};
 use crate::push::PushPlan;
+use crate::reload::{self, AtSignal, Below, Reloaded, Reloading};
 use crate::signals::Signals;
 use crate::{Refused, access, keys};
 
@@ -37,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) flist: Option<Request>,
     /// Whom new content and new flists are encrypted for, besides those that the flist is encrypted for.
     pub(crate) recipients: Vec<PublicKey>,
+    /// When to look for a newer one.
+    pub(crate) refresh: Option<Schedule>,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -60,6 +63,7 @@ struct Ready {
     cache: Arc<Cache>,
     shows: Shows,
     pusher: Option<Arc<Pusher>>,
+    below: Below,
 }
 
 impl Ready {
@@ -71,8 +75,10 @@ impl Ready {
 
 /// What is mounted.
 struct Mounted {
+    /// Of one that has a flist; dropped before what it reloads.
+    reload: Option<Job<Reloaded>>,
     point: PathBuf,
-    mount: Box<dyn Mount>,
+    mount: Arc<dyn Mount>,
     push: Mutex<Option<Job<Pushed>>>,
     /// Set when it is not mounted any more.
     is_gone: Arc<AtomicBool>,
@@ -96,6 +102,7 @@ impl Mounted {
 /// Everything that can be wrong is found before the first mount, and all of it is reported.
 pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let reload_signal = Signals::reload()?;
     let ready = tokio::select! {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
@@ -104,6 +111,8 @@ pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
     let (mounted, served) = mount(ready)?;
     // Until all is over, too.
     let _cleaners = cleaning::start(caches);
+    let reloads = mounted.iter().filter_map(|one| Some(one.reload.as_ref()?.asking()));
+    let _at_signal = AtSignal::start(reload_signal, reloads.collect());
     // Until all is over.
     let _control = Control::start(served).await;
     info!("all mounts are up");
@@ -179,23 +188,29 @@ async fn prepare_one(
                 .map_err(|error| vec![error])?;
             let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));
-            let (fs, shows, pusher) = show(base, cache.clone(), stors, &plan).map_err(|error| vec![error])?;
-            Ok(Ready { fs, cache, shows, pusher, entries, plan })
+            let shown = show(base, cache.clone(), stors, &plan).map_err(|error| vec![error])?;
+            let Shown { fs, shows, pusher, below } = shown;
+            Ok(Ready { fs, cache, shows, pusher, below, entries, plan })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
 }
 
+/// What is to be mounted, and who else has to do with it.
+struct Shown {
+    fs: Arc<dyn Vfs>,
+    shows: Shows,
+    pusher: Option<Arc<Pusher>>,
+    below: Below,
+}
+
 /// What the kernel is to see of a base, and what can be asked about it.
-fn show(
-    base: Base,
-    cache: Arc<Cache>,
-    stors: Arc<Mirror>,
-    plan: &Plan,
-) -> anyhow::Result<(Arc<dyn Vfs>, Shows, Option<Arc<Pusher>>)> {
+fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> anyhow::Result<Shown> {
     let lower = AysFs::new(base, cache, stors.clone());
     if plan.options.read_only {
-        return Ok((Arc::new(lower), Shows::Base, None));
+        let fs = Arc::new(lower);
+        let below = Below::Base(Arc::downgrade(&fs));
+        return Ok(Shown { fs, shows: Shows::Base, pusher: None, below });
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
     let name = upper.name().to_owned();
@@ -204,8 +219,9 @@ fn show(
         let dir = plan.backend.join("push").join(name);
         push.pusher(&overlay, dir, &plan.namespace, &stors)
     });
-    let shows = Shows::Changes(Arc::downgrade(&overlay));
-    Ok((overlay, shows, pusher.transpose()?))
+    let shown = Arc::downgrade(&overlay);
+    let (shows, below) = (Shows::Changes(shown.clone()), Below::Changes(shown));
+    Ok(Shown { fs: overlay, shows, pusher: pusher.transpose()?, below })
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
@@ -264,30 +280,42 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration, limits: Limits) -> anyh
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, cache, shows, pusher } in ready {
+    for Ready { plan, entries, fs, cache, shows, pusher, below } in ready {
         let is_gone = Arc::<AtomicBool>::default();
-        let one = make_free(&plan.point)
+        let mount = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
-        match one {
-            Ok(mount) => {
-                let pushed = pusher.clone().zip(plan.push.as_ref());
-                let push = pushed.map(|(pusher, push)| push.start(pusher, &plan.point));
-                let (point, is_gone, push) = (plan.point.clone(), is_gone.clone(), Mutex::new(push));
-                mounted.push(Mounted { point, mount, push, is_gone });
-            }
+        let mount = match mount {
+            Ok(mount) => Arc::<dyn Mount>::from(mount),
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
                 return Err(error);
             }
-        }
+        };
+        let reload = plan.flist.map(|flist| {
+            let reloading = Reloading {
+                point: plan.point.clone(),
+                flist,
+                stors: plan.stors,
+                deadline: plan.deadline,
+                backend: plan.backend.clone(),
+                below,
+                mount: Arc::downgrade(&mount),
+                is_gone: is_gone.clone(),
+            };
+            reload::start(reloading, plan.refresh)
+        });
+        let asking = reload.as_ref().map(Job::asking);
+        let pushed = pusher.clone().zip(plan.push.as_ref());
+        let push = Mutex::new(pushed.map(|(pusher, push)| push.start(pusher, &plan.point)));
+        mounted.push(Mounted { reload, point: plan.point.clone(), mount, push, is_gone: is_gone.clone() });
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
             let (device, pusher) = (listed.device, pusher.as_ref().map(Arc::downgrade));
-            let Plan { point, backend, .. } = plan;
-            served.push(Served { point, device, backend, cache, shows, pusher, is_gone });
+            let (point, backend, reload) = (plan.point, plan.backend, asking);
+            served.push(Served { point, device, backend, cache, shows, pusher, reload, is_gone });
         }
     }
     Ok((mounted, served))

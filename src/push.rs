@@ -43,7 +43,7 @@ impl PushPlan {
     /// Pushes whenever it is time.
     pub(crate) fn start(&self, pusher: Arc<Pusher>, point: &Path) -> Job<Pushed> {
         let point = point.to_owned();
-        Job::start("push", self.schedule.clone(), WallClock, move || {
+        Job::start("pushing", Some(self.schedule.clone()), WallClock, move || {
             let (pusher, point) = (pusher.clone(), point.clone());
             async move {
                 let pushed = pusher.run().await?;

@@ -1,4 +1,4 @@
-//! The signals that end a command which would run forever.
+//! The signals that a command which would run forever listens to.
 
 use std::io;
 
@@ -13,6 +13,11 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// SIGUSR1, which asks for newer flists: it does not end the process either.
+    pub(crate) fn reload() -> io::Result<Signal> {
+        signal(SignalKind::user_defined1())
     }
 
     /// Waits for the next one, and returns its name.

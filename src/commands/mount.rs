@@ -41,6 +41,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
             private_keys: keys::private(args.reader.key.as_deref())?,
         }),
         recipients: Vec::new(),
+        refresh: None,
         stors: vec![access.stor],
         namespace: access.namespace,
         backend: match args.cache {

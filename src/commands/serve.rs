@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use aysfs_config::{Encryption, Flist, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
+use aysfs_config::{Encryption, Flist, FlistSource, FlistTimes, Mode, Mount, Passthrough, Stor, StorUrl};
 use aysfs_engine::load::Request;
 use aysfs_flist::{ParseOptions, Times};
 use aysfs_store::crypt::{KeyFile, PrivateKey, PublicKey};
@@ -62,7 +62,7 @@ fn published_twice(plans: &[Plan]) -> Vec<String> {
 /// What a config asks of this mount that this version does not do.
 fn without_effect(mount: &Mount) -> Vec<&'static str> {
     let backend = &mount.backend;
-    let asked = [("flist_refresh", mount.mode.flist().is_some_and(|flist| flist.refresh.is_some()))];
+    let asked = [("publish", backend.publish && !backend.upload)];
     asked.into_iter().filter(|(_, asked)| *asked).map(|(key, _)| key).collect()
 }
 
@@ -73,6 +73,13 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         let (point, idle) = (mount.path.display(), idle.join(", "));
         warn!("{point}: not in this version of aysfs, and without effect: {idle}");
     }
+    let refresh = mount.mode.flist().and_then(|flist| Some((&flist.source, flist.refresh.as_ref()?)));
+    if let Some((FlistSource::File(_), _)) = refresh {
+        let point = mount.path.display();
+        warn!(
+            "{point}: flist_refresh is for a flist behind a URL: aysfs reload or SIGUSR1 reloads one in a file"
+        );
+    }
     let backend = &mount.backend;
     let (private_keys, recipients) = encryption(backend.encryption.as_ref())?;
     let stors =
@@ -81,6 +88,10 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         point: mount.path.clone(),
         flist: mount.mode.flist().map(|flist| request(flist, private_keys)),
         recipients,
+        refresh: match refresh {
+            Some((FlistSource::Url(_), schedule)) => Some(schedule.clone()),
+            Some((FlistSource::File(_), _)) | None => None,
+        },
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),

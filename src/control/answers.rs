@@ -41,6 +41,13 @@ pub(super) async fn answer(
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
         Request::Commit { mount, name, version } => commit(find(mounts, mount)?, name, version, answer).await,
         Request::Push { mount } => push(find(mounts, mount)?, answer).await,
+        Request::Reload { mount } => {
+            let reloaded = match &find(mounts, mount)?.reload {
+                Some(reload) => Some(reload.run_now().await?),
+                None => None,
+            };
+            Ok(serde_json::to_value(reloaded)?)
+        }
         Request::CacheStat { mount } => {
             Ok(serde_json::to_value(cleaning::inventory(&find(mounts, mount)?.cache).await?)?)
         }
@@ -209,6 +216,7 @@ mod tests {
             cache: cache.clone(),
             shows,
             pusher: None,
+            reload: None,
             is_gone: Arc::new(AtomicBool::new(is_gone)),
         };
         let mounts = [

@@ -32,6 +32,8 @@ pub(crate) enum Request {
     Commit { mount: Device, name: Option<String>, version: Option<u64> },
     /// Sends what is new to the stor now.
     Push { mount: Device },
+    /// The newest flist.
+    Reload { mount: Device },
     /// What is in the cache.
     CacheStat { mount: Device },
     /// Less in the cache: within its limits, or other ones.
@@ -189,7 +191,7 @@ mod tests {
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
                 "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push`, \
-                 `cache-stat`, `cache-clean` at line 1 column 19",
+                 `reload`, `cache-stat`, `cache-clean` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

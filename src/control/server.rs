@@ -20,7 +20,9 @@ use tracing::{debug, warn};
 use super::answers;
 use super::place::{self, Socket};
 use super::protocol::{MAX_REQUEST, PATIENCE, Progress, Reply, Request, read_line, write_line};
+use crate::jobs::Asking;
 use crate::mount_points::Device;
+use crate::reload::Reloaded;
 
 /// How many clients are answered at the same time; others wait.
 const CLIENTS: usize = 16;
@@ -36,6 +38,8 @@ pub(crate) struct Served {
     pub(crate) shows: Shows,
     /// What pushes its local changes, as long as it is mounted.
     pub(crate) pusher: Option<Weak<Pusher>>,
+    /// Of one that has a flist.
+    pub(crate) reload: Option<Asking<Reloaded>>,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
 }
@@ -79,7 +83,9 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!("no control socket, so diff, commit and cache will not find these mounts: {error}");
+                warn!(
+                    "no control socket, so diff, commit, reload and cache will not find these mounts: {error}"
+                );
                 None
             }
         }

@@ -136,6 +136,38 @@ pub async fn load(
     deadline: Duration,
     dir: &Path,
 ) -> Result<Base, LoadError> {
+    load_or(Unreachable::LastCopy, request, stors, deadline, dir).await
+}
+
+/// The same for a flist that is mounted: one behind a URL that cannot be reached is an error. One that is unchanged, and has an
+/// ETag, costs one small request.
+///
+/// # Errors
+/// As of [`load`].
+pub async fn reload(
+    request: &Request,
+    stors: &[StorOptions],
+    deadline: Duration,
+    dir: &Path,
+) -> Result<Base, LoadError> {
+    load_or(Unreachable::Fails, request, stors, deadline, dir).await
+}
+
+/// What comes of a URL that cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreachable {
+    /// What was there when it could be reached last.
+    LastCopy,
+    Fails,
+}
+
+async fn load_or(
+    unreachable: Unreachable,
+    request: &Request,
+    stors: &[StorOptions],
+    deadline: Duration,
+    dir: &Path,
+) -> Result<Base, LoadError> {
     let name = request.source.to_string();
     let signed = if request.trusted_keys.is_empty() { Signed::Anyhow } else { Signed::ByTrusted };
     let memory = Memory::of(&request.source, dir);
@@ -148,7 +180,7 @@ pub async fn load(
     };
     let files = match &request.source {
         Source::File(path) => Files { flist: Held::Here(path.clone()), signature: None },
-        Source::Url(url) => Download { stors, deadline, signed }.bring(url, &memory).await?,
+        Source::Url(url) => Download { stors, deadline, signed, unreachable }.bring(url, &memory).await?,
     };
     let (request, index) = (request.clone(), dir.join("index"));
     blocking(move || {
@@ -378,13 +410,15 @@ struct Download<'a> {
     stors: &'a [StorOptions],
     deadline: Duration,
     signed: Signed,
+    unreachable: Unreachable,
 }
 
 impl Download<'_> {
-    /// The list at `url`, and its signature if it has to have one. If they cannot be reached, earlier copies will do.
+    /// The list at `url`, and its signature if it has to have one. If they cannot be reached, earlier copies may do.
     async fn bring(&self, url: &Url, memory: &Memory) -> Result<Files, LoadError> {
         let (flist, signature) = (memory.file("flist"), memory.file(&format!("flist{SIGNATURE}")));
-        let known = || flist.exists() && (self.signed == Signed::Anyhow || signature.exists());
+        let may_do = self.unreachable == Unreachable::LastCopy;
+        let known = || may_do && flist.exists() && (self.signed == Signed::Anyhow || signature.exists());
         match self.fetch_both(url, &flist, &signature).await {
             Err(LoadError::Fetch { url, source }) if source.is_transient() && known() => {
                 tracing::warn!("cannot fetch {url} ({source}): the copy of an earlier mount is used");

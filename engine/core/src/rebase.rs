@@ -78,6 +78,11 @@ pub enum RebaseError {
         "the flist has POSIX ACLs now, and the mount was made for one that has none: unmount it and mount it again"
     )]
     Acls,
+    /// Content would be fetched that cannot be opened.
+    #[error(
+        "the flist is encrypted with another secret, or has keys of its own for its content: unmount it and mount it again"
+    )]
+    Keys,
     /// One of the two could not be read, or the local changes could not.
     #[error("cannot compare the flist with what is mounted: {0}")]
     Look(#[from] Error),
@@ -100,9 +105,18 @@ impl AysFs {
         if base.is_same(&before.now.base) {
             return Ok(Changes::default());
         }
+        self.check_keys(&base)?;
         let Differences { kept, changes } = compare(&before.now, &base)?;
         self.show(before.now.followed_by(base, &kept), |ino| self.held.is_held(ino));
         Ok(changes)
+    }
+}
+
+impl AysFs {
+    /// Whether the stors are open to what a base is encrypted with: that is decided when it is mounted.
+    pub(crate) fn check_keys(&self, base: &Base) -> Result<(), RebaseError> {
+        let is_open = base.sealing().is_none_or(|sealing| self.stors().secret() == Some(sealing.secret()));
+        if is_open && base.index().v1_keys().next().is_none() { Ok(()) } else { Err(RebaseError::Keys) }
     }
 }
 

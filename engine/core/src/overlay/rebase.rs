@@ -41,6 +41,7 @@ impl Overlay {
         if base.is_same(&old.base) {
             return Ok(Changes::default());
         }
+        w.lower.check_keys(&base)?;
         let Differences { mut kept, changes } = compare(&old, &base)?;
         let provisional = old.followed_by(base, &kept);
 

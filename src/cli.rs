@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use aysfs_config::{ByteSize, Lib};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::monitor::Address;
+
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
 ///
 /// Without a subcommand, mounts everything that the config file names and stays in the foreground until SIGINT or
@@ -18,6 +20,11 @@ pub(crate) struct Cli {
     /// Config file to mount everything from (`-config FILE` works as well).
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Serve profiles (/debug/pprof/), metrics (/metrics) and a status page on HOST:PORT [default: localhost:6060].
+    // Without a config file there is nothing to look at.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = Address::DEFAULT, requires = "config")]
+    pub(crate) pprof: Option<Address>,
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -139,6 +146,10 @@ pub(crate) struct MountArgs {
     /// Let other users use the mount too (the default for root).
     #[arg(long)]
     pub(crate) allow_other: bool,
+
+    /// Serve profiles (/debug/pprof/), metrics (/metrics) and a status page on HOST:PORT [default: localhost:6060].
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = Address::DEFAULT)]
+    pub(crate) pprof: Option<Address>,
 }
 
 /// What may be done with a mount.
@@ -376,11 +387,16 @@ pub(crate) enum ConfigCommand {
     },
 }
 
-/// Makes the single-dash long options of the old command (`-config FILE`) the ones that clap knows.
+/// Makes the single-dash long options of the old command (`-config FILE`, `-pprof`) the ones that clap knows.
 pub(crate) fn modern(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const OLD: [&str; 2] = ["-config", "-pprof"];
+    let is_old = |arg: &str| {
+        OLD.iter()
+            .any(|old| arg.strip_prefix(old).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    };
     args.into_iter()
         .map(|arg| match arg.to_str() {
-            Some(old) if old == "-config" || old.starts_with("-config=") => format!("-{old}").into(),
+            Some(old) if is_old(old) => format!("-{old}").into(),
             _ => arg,
         })
         .collect()

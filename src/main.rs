@@ -6,6 +6,7 @@ mod commands;
 mod control;
 mod frontends;
 mod log;
+mod monitor;
 mod mount_points;
 mod mounts;
 mod names;
@@ -52,7 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,
             (Some(Command::Config(ConfigCommand::Check { file })), _) => commands::config::check(&file),
-            (None, Some(file)) => commands::serve::run(&file).await,
+            (None, Some(file)) => commands::serve::run(&file, cli.pprof).await,
             (None, None) => unreachable!("clap asks for one of them"),
         }
     });

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::{AysFs, Base, Overlay, Upper, UpperError};
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
+use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::control::{Control, Served, Shows};
+use crate::monitor::{Address, Reserved, Watched, WatchedMount};
 use crate::mount_points::{make_free, mounted_on};
 use crate::signals::Signals;
 use crate::{Refused, access};
@@ -45,6 +46,8 @@ struct Ready {
     entries: usize,
     fs: Arc<dyn Vfs>,
     shows: Shows,
+    cache: Arc<Cache>,
+    stors: Arc<Mirror>,
 }
 
 /// What is mounted.
@@ -55,15 +58,22 @@ struct Mounted {
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
 ///
-/// Everything that can be wrong is found before the first mount, and all of it is reported.
-pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
+/// Everything that can be wrong is found before the first mount, and all of it is reported. With an address for `pprof`, what is
+/// mounted can be looked at there.
+pub(crate) async fn serve(plans: Vec<Plan>, pprof: Option<Address>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let ready = tokio::select! {
+    let reserved = match &pprof {
+        Some(address) => Some(Reserved::new(address).await?),
+        None => None,
+    };
+    let mut ready = tokio::select! {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
+    let watched = reserved.is_some().then(|| watch(&mut ready));
     let (mounted, served) = mount(ready)?;
-    // Until all is over.
+    // Until all is over, as the next one.
+    let _monitor = reserved.zip(watched).map(|(reserved, watched)| reserved.serve(watched));
     let _control = Control::start(served).await;
     info!("all mounts are up");
 
@@ -134,9 +144,10 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
+            let stors = Arc::new(stors);
             let (fs, shows) =
-                show(base, cache, Arc::new(stors), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, entries, plan })
+                show(base, cache.clone(), stors.clone(), &plan).map_err(|error| vec![error.into()])?;
+            Ok(Ready { fs, shows, entries, plan, cache, stors })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -157,6 +168,29 @@ fn show(
     let overlay = Arc::new(Overlay::new(lower, upper)?);
     let shows = Shows::Changes(Arc::downgrade(&overlay));
     Ok((overlay, shows))
+}
+
+/// Has each call of what is to be mounted counted: only for those who want to look, since it costs a little.
+fn watch(ready: &mut [Ready]) -> Watched {
+    let mut watched = Watched { since: SystemTime::now(), mounts: Vec::new(), caches: Vec::new() };
+    for Ready { plan, entries, fs, cache, stors, .. } in ready {
+        let operations = Arc::<Operations>::default();
+        *fs = Arc::new(Measured::new(fs.clone(), operations.clone()));
+        if !watched.caches.iter().any(|(_, known)| Arc::ptr_eq(known, cache)) {
+            watched.caches.push((plan.backend.clone(), cache.clone()));
+        }
+        watched.mounts.push(WatchedMount {
+            point: plan.point.clone(),
+            source: plan.options.source.clone(),
+            lib: plan.frontend.name(),
+            access: if plan.options.read_only { "read-only" } else { "read-write" },
+            backend: plan.backend.clone(),
+            entries: *entries,
+            operations,
+            stors: stors.clone(),
+        });
+    }
+    watched
 }
 
 /// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
@@ -215,7 +249,7 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 /// Mounts all, or none.
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows } in ready {
+    for Ready { plan, entries, fs, shows, .. } in ready {
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));

@@ -13,7 +13,8 @@ use crate::frontends::frontend;
 use crate::mounts::{self, Plan};
 
 pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
-    mounts::serve(vec![plan(args)?]).await
+    let pprof = args.pprof.clone();
+    mounts::serve(vec![plan(args)?], pprof).await
 }
 
 fn plan(args: MountArgs) -> anyhow::Result<Plan> {

@@ -14,9 +14,10 @@ use url::Url;
 use crate::Refused;
 use crate::commands::config;
 use crate::frontends::frontend;
+use crate::monitor::Address;
 use crate::mounts::{self, Plan};
 
-pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(file: &Path, pprof: Option<Address>) -> anyhow::Result<()> {
     let config = config::load(file)?;
     for notice in &config.notices {
         warn!("{notice}");
@@ -31,7 +32,7 @@ pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
     if !problems.is_empty() {
         return Err(Refused(problems.join("\n       ")).into());
     }
-    mounts::serve(plans).await
+    mounts::serve(plans, pprof).await
 }
 
 /// What a config asks of this mount that this version does not do.

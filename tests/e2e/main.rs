@@ -17,6 +17,7 @@ mod overlay_full;
 mod overlay_judge;
 mod overlay_passthrough;
 mod overlay_state;
+mod pprof;
 mod roundtrip;
 mod sharing;
 mod small_disk;

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use aysfs_config::{ByteSize, Lib};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::monitor::Address;
 
@@ -15,7 +16,7 @@ use crate::monitor::Address;
 ///
 /// Exit codes: 0 done; 1 it could not be done; 2 the command line or the config is wrong.
 #[derive(Debug, Parser)]
-#[command(name = "aysfs", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(name = "aysfs", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Config file to mount everything from (`-config FILE` works as well).
     #[arg(short, long, value_name = "FILE")]
@@ -387,8 +388,19 @@ pub(crate) enum ConfigCommand {
     },
 }
 
+/// What was typed; ends the process if it makes no sense.
+pub(crate) fn parse() -> Cli {
+    let cli = Cli::parse_from(modern(std::env::args_os()));
+    let message = match (&cli.command, &cli.config) {
+        (Some(_), Some(_)) => "a subcommand cannot be used with '--config <FILE>'",
+        (None, None) => "either a subcommand or '--config <FILE>' is needed",
+        (Some(_), None) | (None, Some(_)) => return cli,
+    };
+    Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
+}
+
 /// Makes the single-dash long options of the old command (`-config FILE`, `-pprof`) the ones that clap knows.
-pub(crate) fn modern(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn modern(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     const OLD: [&str; 2] = ["-config", "-pprof"];
     let is_old = |arg: &str| {
         OLD.iter()

@@ -16,7 +16,7 @@ mod signals;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, ConfigCommand, FlistCommand};
 
@@ -26,8 +26,9 @@ use crate::cli::{Cli, Command, ConfigCommand, FlistCommand};
 struct Refused(String);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(cli::modern(std::env::args_os()));
+    let cli = cli::parse();
     log::start(cli.log);
+    raise_limit_of_open_files();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,6 +36,13 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
         }
     }
+}
+
+/// As far as it goes without privileges: cached files and directories of local changes are kept open.
+fn raise_limit_of_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // What is refused is no more than what there was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -54,7 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,
             (Some(Command::Config(ConfigCommand::Check { file })), _) => commands::config::check(&file),
             (None, Some(file)) => commands::serve::run(&file, cli.pprof).await,
-            (None, None) => unreachable!("clap asks for one of them"),
+            (None, None) => unreachable!("one of them was asked for"),
         }
     });
     // Fetches that nobody waits for any more must not hold up the end.

@@ -145,24 +145,29 @@ impl From<Device> for String {
 }
 
 impl MountPoint {
-    /// A line of `/proc/self/mountinfo`.
-    fn parse(line: &str) -> Option<Self> {
+    /// A line of `/proc/self/mountinfo`. Names in it are bytes: what one user mounts is no reason that others see nothing.
+    fn parse(line: &[u8]) -> Option<Self> {
+        const HYPHEN: &[u8] = b" - ";
         // Fields that may be there or not end at the hyphen (proc_pid_mountinfo(5)).
-        let (fixed, more) = line.split_once(" - ")?;
-        let mut fixed = fixed.split(' ').skip(2);
-        let (device, point) = (fixed.next()?.parse().ok()?, unescape(fixed.nth(1)?));
-        let mut more = more.split(' ');
-        let kind = more.next()?.to_owned();
-        let options = more.nth(1).unwrap_or_default();
+        let hyphen = line.windows(HYPHEN.len()).position(|window| window == HYPHEN)?;
+        let (fixed, more) = (&line[..hyphen], &line[hyphen + HYPHEN.len()..]);
+        let mut fixed = fixed.split(|byte| *byte == b' ').skip(2);
+        let device = str::from_utf8(fixed.next()?).ok()?.parse().ok()?;
+        let point = unescape(fixed.nth(1)?);
+        let mut more = more.split(|byte| *byte == b' ');
+        let kind = String::from_utf8_lossy(more.next()?).into_owned();
+        let options = String::from_utf8_lossy(more.nth(1).unwrap_or_default());
         let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
-        Some(Self { point, kind, device, user: user.and_then(|user| user.parse().ok()).unwrap_or_default() })
+        let user = user.and_then(|user| user.parse().ok()).unwrap_or_default();
+        Some(Self { point, kind, device, user })
     }
 }
 
 /// What was mounted last on exactly this directory.
 pub(crate) fn mounted_on(point: &Path) -> anyhow::Result<Option<MountPoint>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    Ok(mounts.lines().rev().filter_map(MountPoint::parse).find(|mount| mount.point == point))
+    let mounts = fs::read("/proc/self/mountinfo").context("cannot read the list of mounts")?;
+    let lines = mounts.split(|byte| *byte == b'\n');
+    Ok(lines.rev().filter_map(MountPoint::parse).find(|mount| mount.point == point))
 }
 
 /// The type of the filesystem that was mounted last on exactly this directory.
@@ -212,8 +217,8 @@ pub(crate) fn filesystem_of(path: &Path) -> Option<String> {
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits (proc_pid_mountinfo(5)).
-fn unescape(field: &str) -> PathBuf {
-    let (mut bytes, mut rest) = (Vec::new(), field.as_bytes());
+fn unescape(field: &[u8]) -> PathBuf {
+    let (mut bytes, mut rest) = (Vec::new(), field);
     while let [first, tail @ ..] = rest {
         let octal = tail.get(..3).and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
         match (first, octal) {
@@ -232,17 +237,19 @@ fn unescape(field: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
     fn mount_points_are_unescaped() {
-        assert_eq!(unescape(r"/mnt/a\040b\134c\012d"), Path::new("/mnt/a b\\c\nd"));
-        assert_eq!(unescape(r"/mnt/end\04"), Path::new(r"/mnt/end\04"));
+        assert_eq!(unescape(br"/mnt/a\040b\134c\012d"), Path::new("/mnt/a b\\c\nd"));
+        assert_eq!(unescape(br"/mnt/end\04"), Path::new(r"/mnt/end\04"));
     }
 
     #[test]
     fn the_kernel_tells_the_device_and_the_user() {
-        let line = r"36 35 0:57 / /mnt/a\040b rw,nosuid shared:1 - fuse.aysfs /x\040y rw,user_id=1000,group_id=7,allow_other";
+        let line = br"36 35 0:57 / /mnt/a\040b rw,nosuid shared:1 - fuse.aysfs /x\040y rw,user_id=1000,group_id=7,allow_other";
         let mount = MountPoint::parse(line).expect("a mount");
         let device = "0:57".parse().expect("a device");
         assert_eq!(mount, MountPoint { point: "/mnt/a b".into(), kind: OURS.into(), device, user: 1000 });
@@ -250,5 +257,13 @@ mod tests {
         for bad in ["", "57", "0:", "0:-1", "a:b"] {
             bad.parse::<Device>().expect_err("no device");
         }
+    }
+
+    #[test]
+    fn a_mount_point_may_have_any_bytes() {
+        let line = b"36 35 0:57 / /mnt/\xff\xfe rw - fuse.\xff /\xfd rw,user_id=1000";
+        let mount = MountPoint::parse(line).expect("a mount");
+        assert_eq!(mount.point.as_os_str().as_bytes(), b"/mnt/\xff\xfe");
+        assert_eq!(mount.user, 1000);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
@@ -54,6 +55,16 @@ struct Ready {
 struct Mounted {
     point: PathBuf,
     mount: Box<dyn Mount>,
+    /// Set when it is not mounted any more.
+    is_gone: Arc<AtomicBool>,
+}
+
+impl Mounted {
+    /// Returns when it is not mounted any more.
+    async fn unmounted(&self) {
+        self.mount.unmounted().await;
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
@@ -77,7 +88,7 @@ pub(crate) async fn serve(plans: Vec<Plan>, pprof: Option<Address>) -> anyhow::R
     let _control = Control::start(served).await;
     info!("all mounts are up");
 
-    let all_gone = futures::future::join_all(mounted.iter().map(|one| one.mount.unmounted()));
+    let all_gone = futures::future::join_all(mounted.iter().map(Mounted::unmounted));
     tokio::select! {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
@@ -250,11 +261,14 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
     let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
     for Ready { plan, entries, fs, shows, .. } in ready {
+        let is_gone = Arc::<AtomicBool>::default();
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
         match one {
-            Ok(mount) => mounted.push(Mounted { point: plan.point.clone(), mount }),
+            Ok(mount) => {
+                mounted.push(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() });
+            }
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
@@ -264,7 +278,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            served.push(Served { point: plan.point, device: listed.device, backend: plan.backend, shows });
+            let device = listed.device;
+            served.push(Served { point: plan.point, device, backend: plan.backend, shows, is_gone });
         }
     }
     Ok((mounted, served))
@@ -272,8 +287,10 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
 
 async fn unmount_all(mounted: &[Mounted]) -> anyhow::Result<()> {
     // Inner mounts first.
-    for Mounted { point, mount } in mounted.iter().rev() {
-        unmount(point, mount.as_ref()).await?;
+    for one in mounted.iter().rev() {
+        unmount(&one.point, one.mount.as_ref()).await?;
+        // At once, if it is.
+        one.unmounted().await;
     }
     Ok(())
 }

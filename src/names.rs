@@ -18,9 +18,31 @@ pub(crate) fn shown(name: &[u8]) -> String {
     text
 }
 
+/// What somebody else says is [`shown`]: the same if it is; if it is not, nothing in it changes how a terminal behaves.
+pub(crate) fn harmless(said: &str) -> String {
+    let mut text = String::with_capacity(said.len());
+    for c in said.chars() {
+        match c {
+            '"' | '\'' | '\\' => text.push(c),
+            _ => text.extend(c.escape_debug()),
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_stays_as_it_is_and_what_is_not_does_no_harm() {
+        let name = "a b\"c'\u{e4}\u{301}\n\x1b[0m\\".as_bytes();
+        assert_eq!(harmless(&shown(name)), shown(name));
+        assert_eq!(
+            harmless("/a\n\x1b]0;title\x07\u{9b}2J\u{202e}"),
+            r"/a\n\u{1b}]0;title\u{7}\u{9b}2J\u{202e}"
+        );
+    }
 
     #[test]
     fn names_are_readable_and_lose_nothing() {

@@ -132,8 +132,8 @@ show "aysfs mount app.flist mnt --stor $url --mode OL"
 "$aysfs" mount "$lab/app.flist" "$mnt" --stor "$url" --namespace demo --mode OL --cache "$lab/backend" 2>"$lab/mount.log" &
 mount_pid=$!
 await "$mount_pid" "$lab/mount.log" 'all mounts are up'
-file=$(cd "$mnt" && find . -maxdepth 2 -type f -size +0 | sort | head -n 1)
-gone=$(cd "$mnt" && find . -mindepth 1 -maxdepth 1 -type d | sort | head -n 1)
+file=$(cd "$mnt" && find . -maxdepth 2 -type f -size +0 | sort | sed -n 1p)
+gone=$(cd "$mnt" && find . -mindepth 1 -maxdepth 1 -type d | sort | sed -n 1p)
 show "echo '# changed here' >> mnt/${file#./};  rm -r mnt/${gone#./};  mkdir mnt/new;  date > mnt/new/file"
 chmod u+w "$mnt/$file"
 echo '# changed here' >>"$mnt/$file"
@@ -144,7 +144,7 @@ show "aysfs diff mnt"
 "$aysfs" diff "$mnt" | sed 's/^/    /'
 show "aysfs commit mnt -o app-2.flist"
 "$aysfs" commit "$mnt" -o "$lab/app-2.flist" | sed "s|$lab/||; s/^/    /"
-echo "The changes are in a directory of their own, and what was mounted is as it was: $(cd "$lab/backend/upper" && find . -type f -size +0 | wc -l) files there."
+echo "The changes are in a directory of their own, and what was mounted is as it was: $(cd "$lab/backend/upper" && find . -type f -size +0 ! -name '*%lock' | wc -l) files there."
 
 step "7. Unmounting"
 show "kill -TERM \$aysfs"

@@ -25,6 +25,7 @@ cleanup() {
     rm -rf "$lab" "$other"
 }
 trap cleanup EXIT
+trap 'exit 1' HUP INT TERM
 mkdir "$mnt"
 chmod 755 "$lab"
 built=${CARGO_TARGET_DIR:-target}/debug

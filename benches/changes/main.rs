@@ -5,7 +5,6 @@
 //! over, and what is shown is the ratio of neighbouring times: it means something on a busy machine, too.
 
 mod disk;
-mod serve;
 mod step;
 
 use std::env;
@@ -13,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aysfs_benches::mounts::{self, LIBS, Mode, Setup};
 use aysfs_benches::packed;
 use aysfs_benches::server::Server;
 use aysfs_workload::{Machine, Stop};
@@ -21,7 +21,6 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use self::disk::Disk;
-use self::serve::{LIBS, Setup};
 use self::step::{STEPS, Sources};
 
 /// How often each step is taken.
@@ -31,8 +30,8 @@ static STOP: Stop = Stop::new();
 
 fn main() {
     let mut arguments = env::args().skip(1).peekable();
-    if arguments.next_if(|first| first == serve::COMMAND).is_some() {
-        return serve::serve(arguments.collect());
+    if arguments.next_if(|first| first == mounts::COMMAND).is_some() {
+        return mounts::serve(arguments.collect());
     }
     let libs: Vec<_> = arguments.filter(|argument| !argument.starts_with('-')).collect();
     if !rustix::process::geteuid().is_root() {
@@ -87,8 +86,9 @@ impl Bench {
         let mut servers = Vec::new();
         for lib in libs {
             let [backend, point] = ["backend", "mount"].map(|kind| disk.dir(&format!("{kind}-{lib}")));
-            servers.push(Setup { lib, flist: &flist, stor: &stor, backend: &backend, point: &point }.mount());
-            sides.push(Side { name: lib, place: point });
+            sides.push(Side { name: lib, place: point.clone() });
+            let (flist, stor) = (flist.clone(), stor.clone());
+            servers.push(Setup { lib, mode: Mode::Overlay, flist, stor, backend, point }.mount());
         }
         Self { _servers: servers, _overlay: overlay, sources, sides, disk }
     }

@@ -4,7 +4,6 @@
 //! fifty thousand files and it takes several times as long. Each step is taken on the local disk and on two mounts in turn,
 //! several times over, and what is shown is the ratio of neighbouring times: it means something on a busy machine, too.
 
-mod serve;
 mod workload;
 
 use std::env;
@@ -15,6 +14,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aysfs_benches::mounts::{self, Mode, Setup};
 use aysfs_benches::packed;
 use aysfs_store::aydostor::server::{Limits, Server, ServerConfig};
 use aysfs_workload::{Machine, Shape, Stop, Tree, work};
@@ -23,7 +23,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use self::serve::{Mode, Setup};
 use self::workload::{Done, Workload};
 
 /// The tree that is measured.
@@ -56,8 +55,8 @@ static STOP: Stop = Stop::new();
 
 fn main() {
     let mut arguments = env::args().skip(1).peekable();
-    if arguments.next_if(|first| first == serve::COMMAND).is_some() {
-        return serve::serve(arguments.collect());
+    if arguments.next_if(|first| first == mounts::COMMAND).is_some() {
+        return mounts::serve(arguments.collect());
     }
     let shape = if arguments.any(|argument| argument == "--long") { LONG } else { SHORT };
     if !rustix::process::geteuid().is_root() {
@@ -137,7 +136,7 @@ impl Bench {
             fs::create_dir(&path).expect("a new directory");
             path
         });
-        Setup { mode, flist: self.flist(), stor, backend, point }
+        Setup { lib: mounts::LIBS[0], mode, flist: self.flist(), stor, backend, point }
     }
 
     /// Local disk, stateless mount, writable mount with passthrough.

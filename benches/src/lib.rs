@@ -1,5 +1,6 @@
 //! What the benchmarks share: a packed directory, and processes that serve mounts.
 
+pub mod mounts;
 pub mod packed;
 pub mod server;
 

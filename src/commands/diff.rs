@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write, stdout};
 use crate::cli::DiffArgs;
 use crate::control::client::Asked;
 use crate::control::protocol::{Difference, Kind, Request};
+use crate::names::harmless;
 
 pub(crate) async fn run(args: DiffArgs) -> anyhow::Result<()> {
     let asked = Asked::find(&args.mountpoint).await?;
@@ -43,6 +44,7 @@ fn write(differences: &[Difference], json: bool) -> io::Result<()> {
     out.flush()
 }
 
+/// The other side has escaped the names; if it is a program of another user, it may say anything.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = match self.change {
@@ -53,9 +55,9 @@ impl fmt::Display for Difference {
         };
         write!(f, "{letter} ")?;
         if let Some(from) = &self.from {
-            write!(f, "{from} -> ")?;
+            write!(f, "{} -> ", harmless(from))?;
         }
-        f.write_str(&self.path)?;
-        if self.what.is_empty() { Ok(()) } else { write!(f, " ({})", self.what.join(", ")) }
+        f.write_str(&harmless(&self.path))?;
+        if self.what.is_empty() { Ok(()) } else { write!(f, " ({})", harmless(&self.what.join(", "))) }
     }
 }

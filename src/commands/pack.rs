@@ -55,7 +55,8 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
     let stor = access.open()?;
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
-    let job = pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(output.file()), &progress);
+    let job =
+        pack::pack(&args.dir, stor.as_ref(), &options, BufWriter::new(output.file().try_clone()?), &progress);
     let summary = progress::watch(
         progress::bar("packing"),
         move |bar| {

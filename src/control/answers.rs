@@ -32,7 +32,8 @@ pub(super) async fn answer(
 ) -> anyhow::Result<Value> {
     match request {
         Request::Mounts {} => {
-            let mounts = mounts.iter().map(|mount| mount.device).collect();
+            let mounts = mounts.iter().filter(|mount| mount.is_mounted());
+            let mounts = mounts.map(|mount| mount.device).collect();
             Ok(serde_json::to_value(Mounts { mounts })?)
         }
         Request::Diff { mount } => diff(find(mounts, mount)?, answer).await,
@@ -43,7 +44,7 @@ pub(super) async fn answer(
 fn find(mounts: &[Served], device: Device) -> anyhow::Result<&Served> {
     mounts
         .iter()
-        .find(|mount| mount.device == device)
+        .find(|mount| mount.device == device && mount.is_mounted())
         .with_context(|| format!("mount {device} is not served here"))
 }
 
@@ -145,4 +146,38 @@ async fn commit(
     }
     let aysfs_engine::Committed { entries, files, reused, new_objects, new_bytes } = committed;
     Ok(serde_json::to_value(Committed { entries, files, reused, new_objects, new_bytes, flist_bytes })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_mounted_any_more_is_not_served() {
+        let served = |device: &str, shows, is_gone| Served {
+            point: "/mnt".into(),
+            device: device.parse().expect("a device"),
+            backend: "/backend".into(),
+            shows,
+            is_gone: Arc::new(AtomicBool::new(is_gone)),
+        };
+        let mounts = [
+            served("0:1", Shows::Base, false),
+            served("0:2", Shows::Base, true),
+            served("0:3", Shows::Changes(Weak::new()), false),
+        ];
+        let (_client, stream) = UnixStream::pair().expect("sockets");
+        let mut to = Answer::new(stream.into_split().1);
+        let told = answer(Request::Mounts {}, &mounts, &mut to).await.expect("told");
+        assert_eq!(told, serde_json::json!({ "mounts": ["0:1"] }));
+        for (mount, is_served) in [("0:1", true), ("0:2", false), ("0:3", false)] {
+            let mount = mount.parse().expect("a device");
+            assert_eq!(answer(Request::Diff { mount }, &mounts, &mut to).await.is_ok(), is_served);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::place;
+use super::place::{self, Found};
 use super::protocol::{MAX_REPLY, Mounts, PATIENCE, Progress, Reply, Request, read_line, write_line};
 use crate::mount_points::{self, MountPoint};
 
@@ -21,7 +21,7 @@ const DEAD: Duration = Duration::from_secs(5);
 /// A mount, and the socket of the process that serves it.
 pub(crate) struct Asked {
     mount: MountPoint,
-    socket: std::path::PathBuf,
+    socket: Found,
 }
 
 impl Asked {
@@ -33,11 +33,18 @@ impl Asked {
             bail!("{shown} was mounted by user {}: only that user and root may ask about it", mount.user);
         }
         for directory in place::directories(mount.user) {
-            for socket in place::sockets(&directory) {
+            let sockets = match place::sockets(&directory, mount.user) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    tracing::debug!("{}: {error}", directory.display());
+                    continue;
+                }
+            };
+            for socket in sockets {
                 match serves(&socket, &mount).await {
                     Ok(true) => return Ok(Self { mount, socket }),
                     Ok(false) => {}
-                    Err(error) => tracing::debug!("{}: {error:#}", socket.display()),
+                    Err(error) => tracing::debug!("{}: {error:#}", socket.path().display()),
                 }
             }
         }
@@ -52,16 +59,21 @@ impl Asked {
     }
 
     /// Lets the kernel hand over what was written to mapped files; only it knows that. One who may not look into the mount
-    /// does without.
+    /// (root, without allow_other) does without, and is told so.
     pub(crate) async fn sync(&self) -> anyhow::Result<()> {
         let point = self.mount.point.clone();
-        tokio::task::spawn_blocking(move || {
+        let synced = tokio::task::spawn_blocking(move || {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            if let Ok(root) = rustix::fs::open(&point, flags, Mode::empty()) {
-                rustix::fs::syncfs(&root).ok();
-            }
-        })
-        .await?;
+            rustix::fs::syncfs(rustix::fs::open(&point, flags, Mode::empty())?)
+        });
+        if let Err(error) = synced.await? {
+            tracing::warn!(
+                "{}: what was written to mapped files lately may be missing, since this user cannot look into the mount \
+                 ({error}): ask as user {}",
+                self.mount.point.display(),
+                self.mount.user
+            );
+        }
         Ok(())
     }
 
@@ -95,7 +107,7 @@ impl Asked {
 }
 
 /// Whether the process behind a socket serves a mount.
-async fn serves(socket: &Path, mount: &MountPoint) -> anyhow::Result<bool> {
+async fn serves(socket: &Found, mount: &MountPoint) -> anyhow::Result<bool> {
     let mut stream = BufReader::new(connect(socket, mount.user).await?);
     send(&mut stream, &Request::Mounts {}).await?;
     match timeout(PATIENCE, read_line::<Reply>(&mut stream, MAX_REPLY)).await?? {
@@ -108,8 +120,8 @@ async fn serves(socket: &Path, mount: &MountPoint) -> anyhow::Result<bool> {
 }
 
 /// Connects to a process of `user`: root looks into directories that others can write.
-async fn connect(socket: &Path, user: u32) -> anyhow::Result<UnixStream> {
-    let stream = place::connect(socket).await?;
+async fn connect(socket: &Found, user: u32) -> anyhow::Result<UnixStream> {
+    let stream = socket.connect().await?;
     let peer = stream.peer_cred()?.uid();
     if peer != user && peer != 0 {
         bail!("user {peer} listens there");

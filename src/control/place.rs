@@ -3,13 +3,21 @@
 //! `/run/aysfs` for root; for a user `$XDG_RUNTIME_DIR/aysfs`, or `/run/user/<uid>/aysfs`, or, where there is neither,
 //! `run` in the directory of his caches. A socket is called by the pid of its process. It gets that name when somebody
 //! listens to it already, so one that refuses a connection is left from a process that died.
+//!
+//! Root looks into directories of others, who may put there what they like. So a directory is opened once, as what it is,
+//! never through a link in its place; a socket in it is reached by descriptor as well; and only in one's own directory
+//! is anything removed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use uzers::os::unix::UserExt;
@@ -72,8 +80,9 @@ pub(super) async fn listen() -> io::Result<(Socket, UnixListener)> {
 
 async fn listen_in(directory: &Path) -> io::Result<(Socket, UnixListener)> {
     make_private(directory)?;
-    for socket in sockets(directory) {
-        drop(connect(&socket).await);
+    for socket in sockets(directory, rustix::process::geteuid().as_raw())? {
+        // Removes the dead.
+        drop(socket.connect().await);
     }
     let pid = std::process::id();
     let unnamed = directory.join(format!(".{pid}"));
@@ -117,22 +126,65 @@ fn make_private(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The sockets in a directory.
-pub(super) fn sockets(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    paths.filter(|path| path.extension() == Some(OsStr::new(SUFFIX))).collect()
+/// A socket in a directory, whatever becomes of its name.
+pub(super) struct Found {
+    directory: Arc<OwnedFd>,
+    name: OsString,
+    socket: OwnedFd,
+    path: PathBuf,
+    /// Whether the directory is that of this user.
+    is_own: bool,
 }
 
-/// Connects to a socket; one that nobody listens to any more is removed.
-pub(super) async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    match timeout(PATIENCE, UnixStream::connect(socket)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(socket).ok();
-            Err(error)
+/// The sockets in a directory of `user`; anything else there is passed over, and so is what belongs to somebody else.
+///
+/// # Errors
+/// It is no directory of that user, or cannot be read.
+pub(super) fn sockets(directory: &Path, user: u32) -> io::Result<Vec<Found>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = Arc::new(rustix::fs::open(directory, flags, Mode::empty())?);
+    if rustix::fs::fstat(&opened)?.st_uid != user {
+        return Err(io::Error::other(format!("it is no directory of user {user}")));
+    }
+    let is_own = user == rustix::process::geteuid().as_raw();
+    let mut found = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&opened)? {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if Path::new(&name).extension() != Some(OsStr::new(SUFFIX)) {
+            continue;
         }
-        Ok(connected) => connected,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // One that is gone again is none.
+        let Ok(socket) = rustix::fs::openat(&opened, &name, flags, Mode::empty()) else { continue };
+        let stat = rustix::fs::fstat(&socket)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Socket && stat.st_uid == user {
+            let path = directory.join(&name);
+            found.push(Found { directory: opened.clone(), name, socket, path, is_own });
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Where it was found, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Connects to it. One that nobody listens to any more is removed, if it is this user's.
+    pub(super) async fn connect(&self) -> io::Result<UnixStream> {
+        // Its name may lead elsewhere by now.
+        let socket = format!("/proc/self/fd/{}", self.socket.as_raw_fd());
+        match timeout(PATIENCE, UnixStream::connect(socket)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if self.is_own {
+                    rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty()).ok();
+                }
+                Err(error)
+            }
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 
@@ -153,10 +205,12 @@ mod tests {
         let again = listen_in(&dir).await.expect("bound");
         assert!(!dead.exists(), "nobody listens");
         assert_eq!(fs::metadata(&dir).expect("there").mode() & 0o777, 0o700);
-        assert_eq!(sockets(&dir).len(), 2);
-        for socket in [&bound.0.path, &again.0.path] {
-            assert_eq!(fs::metadata(socket).expect("there").mode() & 0o777, 0o600);
-            connect(socket).await.expect("somebody listens");
+        let found = sockets(&dir, rustix::process::geteuid().as_raw()).expect("listed");
+        assert_eq!(found.len(), 2);
+        for socket in found {
+            assert!([&bound.0.path, &again.0.path].contains(&&socket.path));
+            assert_eq!(fs::metadata(&socket.path).expect("there").mode() & 0o777, 0o600);
+            socket.connect().await.expect("somebody listens");
         }
         drop((bound, again));
         assert_eq!(fs::read_dir(&dir).expect("listed").count(), 0);
@@ -170,5 +224,32 @@ mod tests {
         std::os::unix::fs::symlink("real", &link).expect("made");
         let error = listen_in(&link).await.err().expect("refused");
         assert_eq!(error.to_string(), "it is no directory of this user");
+    }
+
+    #[tokio::test]
+    async fn in_directories_of_others_no_link_is_followed_and_nothing_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = rustix::process::geteuid().as_raw();
+        let theirs = dir.path().join("theirs");
+        fs::create_dir(&theirs).expect("made");
+        let dead = theirs.join("1.sock");
+        drop(net::UnixListener::bind(&dead).expect("bound"));
+        fs::write(theirs.join("file.sock"), "").expect("written");
+        let living = dir.path().join("living");
+        let _listener = net::UnixListener::bind(&living).expect("bound");
+        std::os::unix::fs::symlink(&living, theirs.join("link.sock")).expect("made");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("theirs", &link).expect("made");
+
+        sockets(&link, own).err().expect("a link");
+        sockets(&theirs, own + 1).err().expect("of another user");
+        let mut found = sockets(&theirs, own).expect("listed");
+        assert_eq!(found.iter().map(Found::path).collect::<Vec<_>>(), [&dead]);
+        found[0].is_own = false;
+        found[0].connect().await.expect_err("nobody listens");
+        assert!(dead.exists(), "another user's");
+        found[0].is_own = true;
+        found[0].connect().await.expect_err("nobody listens");
+        assert!(!dead.exists());
     }
 }

@@ -1,6 +1,7 @@
 //! The side of the process that serves mounts.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use aysfs_engine::Overlay;
@@ -29,6 +30,18 @@ pub(crate) struct Served {
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
     pub(crate) shows: Shows,
+    /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
+    pub(crate) is_gone: Arc<AtomicBool>,
+}
+
+impl Served {
+    pub(super) fn is_mounted(&self) -> bool {
+        let has_changes = match &self.shows {
+            Shows::Base => true,
+            Shows::Changes(changes) => changes.strong_count() > 0,
+        };
+        has_changes && !self.is_gone.load(Ordering::Relaxed)
+    }
 }
 
 /// What a mount shows.
@@ -95,7 +108,7 @@ async fn client(stream: UnixStream, mounts: &[Served]) {
     let uid = stream.peer_cred().map(|peer| peer.uid());
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    let mut answer = Answer(BufWriter::new(writer));
+    let mut answer = Answer::new(writer);
     let own = rustix::process::geteuid().as_raw();
     let request = match uid {
         Ok(uid) if uid == own || uid == 0 => {
@@ -139,6 +152,10 @@ async fn client(stream: UnixStream, mounts: &[Served]) {
 pub(super) struct Answer(BufWriter<OwnedWriteHalf>);
 
 impl Answer {
+    pub(super) fn new(client: OwnedWriteHalf) -> Self {
+        Self(BufWriter::new(client))
+    }
+
     /// Says a part of the result.
     pub(super) async fn item(&mut self, item: &impl Serialize) -> anyhow::Result<()> {
         let item = json!({ "item": item });

@@ -526,9 +526,10 @@ fn a_misused_command_line_is_refused() {
         ("frobnicate", "error: unrecognized subcommand 'frobnicate'\n"),
         ("-config", "error: a value is required for '--config <FILE>' but none was supplied\n"),
         (
-            "-config LAB/config.toml mount",
-            "error: the subcommand 'mount' cannot be used with '--config <FILE>'\n",
+            "-config LAB/config.toml umount LAB/mnt",
+            "error: a subcommand cannot be used with '--config <FILE>'\n",
         ),
+        ("-v", "error: either a subcommand or '--config <FILE>' is needed\n"),
         (
             "stor --listen nowhere --root LAB/stor",
             "error: invalid value 'nowhere' for '--listen <ADDR:PORT>': invalid socket address syntax\n",

@@ -61,8 +61,8 @@ impl Drop for Lab {
 
 /// The mount points at and below `dir`, outer ones first.
 pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
-    fs::read_to_string("/proc/self/mountinfo")
-        .expect("the kernel lists its mounts")
+    let mounts = fs::read("/proc/self/mountinfo").expect("the kernel lists its mounts");
+    String::from_utf8_lossy(&mounts)
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(PathBuf::from)

@@ -18,6 +18,9 @@ use aysfs_vfs::{Attr, Device, Entry, Error, ErrorKind, FileKind, Ino, Time, Time
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
 const NOBODY: u32 = 65534;
 
+/// The permissions that lend the rights of a file's owner or its group: set-user-ID and set-group-ID.
+pub(crate) const LENDS_RIGHTS: u16 = 0o6000;
+
 /// The number that no user and no group has: to `chown` it means "leave it as it is".
 const NO_ID: u32 = u32::MAX;
 

@@ -9,6 +9,7 @@
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
 //! kernel asks (a frontend).
 
+mod abandoned;
 mod base;
 mod copy;
 mod failures;

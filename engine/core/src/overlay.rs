@@ -31,6 +31,7 @@ mod times;
 mod tree;
 mod upper;
 mod vfs;
+mod xattrs;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

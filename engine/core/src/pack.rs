@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aysfs_flist::{Dialect, Header, Kind, WriteError, Writer};
+use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
 use aysfs_store::{Store, StoreError};
 
-use self::upload::{Form, Job, To, UploadError, copy_to_links, open_path};
+use self::upload::{Form, Job, MappedStores, To, UploadError, copy_to_links, open_path};
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ pub async fn pack(
     root: &Path,
     stor: &dyn Store,
     options: &Options,
-    flist: impl Write,
+    flist: impl Write + Send + 'static,
     progress: &Arc<Progress>,
 ) -> Result<Summary, PackError> {
     if !root.is_dir() {
@@ -130,6 +130,7 @@ pub async fn pack(
     let job = Job {
         form: Form::of(options.dialect),
         spool: options.spool.clone(),
+        mapped_stores: MappedStores::Missed,
         to: To::One(stor),
         bytes_done: &progress.bytes_done,
     };
@@ -140,15 +141,26 @@ pub async fn pack(
     summary.bytes = stored.bytes;
     summary.new_objects = stored.new_objects;
     summary.new_bytes = stored.new_bytes;
-    copy_to_links(&mut entries);
     summary.entries = entries.len() as u64;
+    let (dialect, header) = (options.dialect, options.header.clone());
+    blocking(move || Ok(write(entries, flist, dialect, &header)?)).await?;
+    Ok(summary)
+}
 
-    let mut writer = Writer::new(flist, options.dialect, &options.header)?;
+/// Writes the list of all entries.
+pub(crate) fn write(
+    mut entries: Vec<Entry>,
+    flist: impl Write,
+    dialect: Dialect,
+    header: &Header,
+) -> Result<(), WriteError> {
+    copy_to_links(&mut entries);
+    let mut writer = Writer::new(flist, dialect, header)?;
     for entry in &entries {
         writer.entry(entry)?;
     }
     writer.finish()?;
-    Ok(summary)
+    Ok(())
 }
 
 /// Runs what would hold up others on a thread of its own.

@@ -17,7 +17,7 @@ use aysfs_store::{Cache, Content, ContentId, FetchError, Mirror};
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 
-use crate::base::{Base, BaseError, content_of};
+use crate::base::{Base, BaseError, LENDS_RIGHTS, content_of};
 use crate::copy::copy_segment;
 
 /// How many files are fetched at the same time.
@@ -215,7 +215,7 @@ fn set_attributes(entry: &Entry, owner: Option<(u32, u32)>, path: &Path) -> io::
     };
     set(false)?;
     if entry.kind != Kind::Symlink {
-        let perm = if owner.is_some() { entry.perm } else { entry.perm & !0o6000 };
+        let perm = if owner.is_some() { entry.perm } else { entry.perm & !LENDS_RIGHTS };
         fs::set_permissions(path, Permissions::from_mode(perm.into()))?;
     }
     set(true)?;

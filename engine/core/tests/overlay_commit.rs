@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aysfs_engine::{CommitError, CommitOptions, CommitProgress, Committed};
-use aysfs_flist::{Content, Dialect, Entry, Flist, Header, Kind, ParseOptions, Source};
+use aysfs_flist::{Content, Dialect, Entry, Flist, Header, Kind, Owner, ParseOptions, Source};
 use aysfs_store::fault::Trouble;
 use aysfs_store::{Fault, Key, Store};
-use aysfs_vfs::{Fh, FileKind, Ino, RenameMode, Vfs};
+use aysfs_vfs::{Fh, FileKind, Ino, RenameMode, SetAttr, Vfs};
 use bytes::Bytes;
 use futures::StreamExt;
 use md5::{Digest, Md5};
@@ -19,9 +19,10 @@ use support::mount::{Mount, ROOT, WRITE, directory, has_metacopy, mount, mount_b
 async fn commit(lab: &Lab, mounted: &Mount) -> Result<(Committed, Vec<u8>), CommitError> {
     let header = Header { name: Some("new".into()), version: Some(2), ..Header::default() };
     let options = CommitOptions { header, spool: lab.dir.path().into() };
-    let mut flist = Vec::new();
+    let file = tempfile::NamedTempFile::new().expect("a file");
     let progress = Arc::<CommitProgress>::default();
-    let committed = mounted.0.commit(&options, &mut flist, &progress).await;
+    let committed = mounted.0.commit(&options, file.reopen().expect("there"), &progress).await;
+    let flist = std::fs::read(file).expect("read");
     if committed.is_err() {
         assert!(flist.is_empty(), "a list that is not whole was written");
     }
@@ -220,6 +221,39 @@ async fn a_stor_that_may_not_be_written_is_said_so() {
     assert!(message.starts_with(start), "{message}");
     lab.stor.set(Trouble::None);
     commit(&lab, &mounted).await.expect("it may be written again");
+}
+
+#[tokio::test]
+async fn owners_that_are_unknown_here_stay_what_they_are_called() {
+    if !has_metacopy() {
+        return;
+    }
+    let lab = Lab::new();
+    let owner = |name: &str, id| Owner { name: Some(name.into()), id };
+    let (user, group) = (owner("no such user", Some(4242)), owner("no such group", None));
+    let owned = |entry: Entry| Entry { user: user.clone(), group: group.clone(), ..entry };
+    let base = [
+        directory(""),
+        owned(directory("d")),
+        owned(lab.file("d/content", b"1")),
+        owned(lab.file("d/given", b"2")),
+        owned(lab.file("d/mode", b"3")),
+    ];
+    let mounted = mount(&lab, &base);
+    mounted.chmod("d", 0o711).await;
+    mounted.chmod("d/mode", 0o600).await;
+    mounted.write("d/content", WRITE, 0, b"new").await;
+    let given = SetAttr { uid: Some(0), ..SetAttr::default() };
+    mounted.0.setattr(mounted.ino("d/given").await, None, given).await.expect("given away");
+    mounted.write("d/new", WRITE, 0, b"new").await;
+
+    let list = parse(&commit(&lab, &mounted).await.expect("committed").1);
+    for path in ["d", "d/mode", "d/content"] {
+        assert_eq!(entry(&list, path).user, user, "{path}");
+        assert_eq!(entry(&list, path).group, group, "{path}");
+    }
+    assert_eq!((&entry(&list, "d/given").user, &entry(&list, "d/given").group), (&Owner::root(), &group));
+    assert_eq!(entry(&list, "d/new").user, Owner::root());
 }
 
 #[tokio::test]

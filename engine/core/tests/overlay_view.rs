@@ -15,25 +15,7 @@ use aysfs_vfs::{
 };
 use bytes::Bytes;
 use support::Lab;
-
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
-const WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+use support::mount::{READ, WRITE, directory, name};
 
 /// A mount that is ended by dropping it.
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {
@@ -63,14 +45,6 @@ fn is_root() -> bool {
 fn caller() -> Caller {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     Caller { uid, gid, pid: 1, umask: 0 }
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text.as_bytes()).expect("a name")
-}
-
-fn directory(path: &str) -> ListEntry {
-    ListEntry::new(path, Kind::Directory)
 }
 
 fn link(path: &str, to: &ListEntry) -> ListEntry {
@@ -728,30 +702,10 @@ async fn what_is_in_a_read_only_directory_of_the_base_can_be_copied_up() {
     assert_eq!((find(&fs, "d").await.perm, find(&fs, "d/e").await.perm), (0o555, 0o555));
 }
 
-/// A user that has nothing.
-const USER: u32 = 65534;
-
 /// All of this once more, by a process that may not do what the permission bits forbid.
 #[test]
 fn the_same_without_privileges() {
-    use std::os::unix::process::CommandExt;
-
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: becoming another user needs root; the other tests run as a user already");
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    std::os::unix::fs::chown(dir.path(), Some(USER), Some(USER)).expect("root");
-    // Users may not reach where it was built.
-    let copy = dir.path().join("test");
-    fs::copy(std::env::current_exe().expect("a test binary"), &copy).expect("copied");
-    let output = std::process::Command::new(&copy)
-        .env("TMPDIR", dir.path())
-        .current_dir(dir.path())
-        .uid(USER)
-        .gid(USER)
-        .output()
-        .expect("started");
+    let Some(output) = support::as_user(&[]) else { return };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
 }

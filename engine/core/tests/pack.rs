@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +19,7 @@ use aysfs_store::fault::{ServerTrouble, Trouble};
 use aysfs_store::{Fault, Mirror, Store};
 use futures::TryStreamExt;
 use rustix::fs::{AtFlags, CWD, Mode};
-use support::{Lab, PATIENT, Running, cache, key_of, list};
+use support::{Lab, PATIENT, Running, USER, USERS_DIR, cache, key_of, list};
 
 struct Packed {
     summary: pack::Summary,
@@ -59,8 +57,10 @@ async fn pack_with(
         spool: spool.path().into(),
     };
     let progress = Arc::new(pack::Progress::default());
-    let mut list = Vec::new();
-    match pack::pack(root, stor, &options, &mut list, &progress).await {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let done = pack::pack(root, stor, &options, file.reopen().expect("there"), &progress).await;
+    let list = std::fs::read(file).expect("read");
+    match done {
         Ok(summary) => Ok(Packed { summary, list, progress }),
         Err(error) => Err((error, list)),
     }
@@ -483,32 +483,10 @@ async fn an_owner_that_is_unknown_here_is_nobody() {
     assert_eq!((meta.uid(), meta.gid()), (nobody, nogroup));
 }
 
-/// Where the test that runs as a user finds its directory.
-const USERS_DIR: &str = "AYSFS_TEST_USERS_DIR";
-const USER: u32 = 65534;
-
 #[test]
 fn a_user_without_privileges_packs_and_unpacks() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: becoming another user needs root; the other tests run as a user already");
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    std::os::unix::fs::chown(dir.path(), Some(USER), Some(USER)).expect("root");
-    let exe = std::env::current_exe().expect("a test binary");
-    // Users may not reach where it was built.
-    let copy = dir.path().join("test");
-    fs::copy(exe, &copy).expect("copied");
-    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("ours");
-    let output = Command::new(&copy)
-        .args(["--exact", "as_a_user", "--ignored", "--nocapture"])
-        .env(USERS_DIR, dir.path())
-        .env("TMPDIR", dir.path())
-        .current_dir(dir.path())
-        .uid(USER)
-        .gid(USER)
-        .output()
-        .expect("started");
+    let arguments = ["--exact", "as_a_user", "--ignored", "--nocapture"];
+    let Some(output) = support::as_user(&arguments) else { return };
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("skipped"), "{said}");
 }

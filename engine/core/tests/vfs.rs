@@ -18,15 +18,7 @@ use aysfs_vfs::{
 use support::{Lab, key_of, list};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+const READ: OpenFlags = OpenFlags::READ;
 
 fn mount(lab: &Lab, entries: &[ListEntry]) -> Arc<dyn Vfs> {
     Arc::new(AysFs::new(lab.base(entries), lab.cache(), lab.stors()))

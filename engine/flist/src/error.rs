@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::limits::{
-    MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
+    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
 };
 
 /// A flist that cannot be used, or an index that cannot be made.
@@ -80,6 +80,9 @@ pub enum Reason {
     MovedLine,
     #[error("the flist has more than {MAX_MOVED} lines `# from` and `# moved`")]
     TooManyMoved,
+
+    #[error("the flist was made from more than {MAX_ANCESTORS} lists, one after another (`# from`)")]
+    TooManyAncestors,
 
     #[error("the path has an empty component")]
     EmptyComponent,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::entry::{Ancestor, Dialect, Header, Pack};
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
-use crate::limits::{MAX_MOVED, MAX_PACKS};
+use crate::limits::{MAX_ANCESTORS, MAX_MOVED, MAX_PACKS};
 use crate::line::{count_fields, decimal};
 use crate::path;
 
@@ -83,6 +83,9 @@ impl HeaderParser {
         self.count_from_line()?;
         let mut sha256 = [0; 32];
         hex::decode_to_slice(text, &mut sha256).map_err(|_| Reason::FromLine)?;
+        if self.header.ancestors.len() == MAX_ANCESTORS {
+            return Err(Reason::TooManyAncestors);
+        }
         self.header.ancestors.push(Ancestor { sha256, moved: Vec::new() });
         Ok(())
     }

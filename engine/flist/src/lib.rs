@@ -56,7 +56,9 @@ pub use entry::{
 };
 pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
-pub use limits::{MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR};
+pub use limits::{
+    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET, MAX_XATTR,
+};
 pub use minisign_verify::PublicKey;
 pub use parse::{Flist, ParseOptions, Times};
 pub use signature::{SignatureError, verify};

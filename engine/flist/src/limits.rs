@@ -10,6 +10,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_ENTRIES: usize = 100_000_000;
 /// Most packs of a header.
 pub const MAX_PACKS: usize = 1 << 20;
+/// Most lists that a header says its list was made from, one after another: whoever commits forgets the oldest.
+pub const MAX_ANCESTORS: usize = 512;
 /// Most directories of a header that have been moved, and most lists that it was made from.
 pub const MAX_MOVED: usize = 1 << 20;
 /// Longest target of a symlink, in bytes (`PATH_MAX` without its NUL).

@@ -12,6 +12,8 @@
 //! | directories | kept | lost if empty |
 //! | symlinks, devices, fifos, sockets | kept | refused |
 //! | <code>&#124;</code>, CR and LF in names | refused | refused |
+//!
+//! No line is longer than a reader takes. Of a file with so many holes that its line would be, v2 does not say where they are.
 
 use std::io::{self, Write};
 
@@ -22,6 +24,7 @@ use crate::entry::{Ancestor, Content, Dialect, Entry, Header, Kind, Owner, Place
 use crate::error::{Reason, shown};
 use crate::escape::{encode, encode_byte};
 use crate::header::{FORMAT, SIGNATURE};
+use crate::limits::MAX_LINE;
 use crate::path;
 
 /// Why an entry or a list cannot be written.
@@ -58,6 +61,24 @@ pub enum WriteError {
         /// The dialect.
         dialect: Dialect,
     },
+    /// Its line would be one that every reader refuses.
+    #[error(
+        "{path:?}: its line would have {bytes} bytes, and the longest that is read has {MAX_LINE}: it has too many or too long extended attributes, or names"
+    )]
+    TooLong {
+        /// The entry.
+        path: String,
+        /// The length of the line.
+        bytes: usize,
+    },
+    /// A line of the header would be one that every reader refuses.
+    #[error("the header line {line:?} would have {bytes} bytes, and the longest that is read has {MAX_LINE}")]
+    HeaderTooLong {
+        /// How it begins.
+        line: String,
+        /// The length of the line.
+        bytes: usize,
+    },
 }
 
 /// Writes a list, entry by entry.
@@ -74,11 +95,14 @@ impl<W: Write> Writer<W> {
     /// Begins a list; v2 begins with its header. `out` should be buffered.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Those of `out`, and [`WriteError::HeaderTooLong`]; nothing was written then.
     pub fn new(mut out: W, dialect: Dialect, header: &Header) -> Result<Self, WriteError> {
         let mut line = Vec::new();
         if dialect == Dialect::V2 {
             write_header(&mut line, header)?;
+            if let Some(line) = line.split(|byte| *byte == b'\n').find(|line| line.len() > MAX_LINE) {
+                return Err(WriteError::HeaderTooLong { line: shown(line), bytes: line.len() });
+            }
             out.write_all(&line)?;
         }
         Ok(Self { out, dialect, line })
@@ -93,7 +117,18 @@ impl<W: Write> Writer<W> {
         match self.dialect {
             Dialect::V1Short => short(&mut self.line, entry)?,
             Dialect::V1Long => long(&mut self.line, entry)?,
-            Dialect::V2 => v2(&mut self.line, entry)?,
+            Dialect::V2 => {
+                v2(&mut self.line, entry)?;
+                if length(&self.line) > MAX_LINE && entry.data.is_some() {
+                    self.line.clear();
+                    // A file without its holes is the same to whoever reads it.
+                    v2(&mut self.line, &Entry { data: None, ..entry.clone() })?;
+                }
+            }
+        }
+        let bytes = length(&self.line);
+        if bytes > MAX_LINE {
+            return Err(WriteError::TooLong { path: shown(&entry.path), bytes });
         }
         self.out.write_all(&self.line)?;
         Ok(())
@@ -107,6 +142,11 @@ impl<W: Write> Writer<W> {
         self.out.flush()?;
         Ok(self.out)
     }
+}
+
+/// Without its end, as readers count.
+fn length(line: &[u8]) -> usize {
+    line.strip_suffix(b"\n").unwrap_or(line).len()
 }
 
 fn write_header(line: &mut Vec<u8>, header: &Header) -> io::Result<()> {

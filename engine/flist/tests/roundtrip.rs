@@ -3,8 +3,8 @@
 mod tree;
 
 use aysfs_flist::{
-    Content, Dialect, Entry, Flist, Header, Index, Kind, ObjectKey, Owner, ParseOptions, Source, Timestamp,
-    Writer,
+    Ancestor, Content, Dialect, Entry, Flist, Header, Index, Kind, MAX_LINE, MAX_XATTR, ObjectKey, Owner,
+    ParseOptions, Source, Timestamp, WriteError, Writer,
 };
 use proptest::prelude::*;
 
@@ -182,4 +182,54 @@ proptest! {
         let second: Vec<_> = second.entries().collect::<Result<_, _>>().expect("a sound index");
         prop_assert_eq!(second, listed);
     }
+}
+
+#[test]
+fn of_a_file_with_very_many_holes_only_the_holes_are_lost() {
+    let content = Content::Object { sha256: [1; 32], key: ObjectKey::Sha256([2; 32]) };
+    let with_pieces = |pieces: u64| Entry {
+        size: 8192 * pieces,
+        content: Some(content),
+        data: Some((0..pieces).map(|piece| 8192 * piece..8192 * piece + 4096).collect()),
+        ..Entry::new("sparse", Kind::Regular)
+    };
+    for (pieces, kept) in [(1000, true), (100_000, false)] {
+        let entry = with_pieces(pieces);
+        let list = parse(&write(Dialect::V2, &Header::default(), std::slice::from_ref(&entry)));
+        let expected = if kept { entry } else { Entry { data: None, ..entry } };
+        assert_eq!(list.entries, [expected]);
+    }
+}
+
+#[test]
+fn a_line_that_no_reader_takes_is_not_written() {
+    let value = vec![0; MAX_XATTR];
+    let with_attributes = |count| Entry {
+        xattrs: (0..count).map(|number| (format!("user.{number:02}").into_bytes(), value.clone())).collect(),
+        ..Entry::new("a/file", Kind::Directory)
+    };
+    let fits = with_attributes(11);
+    assert_eq!(parse(&write(Dialect::V2, &Header::default(), std::slice::from_ref(&fits))).entries, [fits]);
+    let message = refusal(Dialect::V2, &with_attributes(12));
+    assert!(message.starts_with("\"a/file\": its line would have 1048"), "{message}");
+
+    // The limit itself is one that is read.
+    let empty = "# name: ".len();
+    for (length, fits) in [(MAX_LINE, true), (MAX_LINE + 1, false)] {
+        let header = Header { name: Some("n".repeat(length - empty)), ..Header::default() };
+        match Writer::new(Vec::new(), Dialect::V2, &header) {
+            Ok(writer) => {
+                assert!(fits);
+                assert_eq!(parse(&writer.finish().expect("memory can be written")).header, header);
+            }
+            Err(error) => {
+                assert!(!fits && matches!(error, WriteError::HeaderTooLong { .. }), "{error}");
+            }
+        }
+    }
+    let deep = vec![b"%%%/".repeat(60_000)];
+    let moved = deep.into_iter().map(|path| (path.clone(), path)).collect();
+    let header = Header { ancestors: vec![Ancestor { sha256: [0; 32], moved }], ..Header::default() };
+    let error = Writer::new(Vec::new(), Dialect::V2, &header).expect_err("refused").to_string();
+    assert!(error.starts_with("the header line \"# moved %25"), "{error}");
 }

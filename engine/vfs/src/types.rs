@@ -299,6 +299,22 @@ pub struct OpenFlags {
     pub passthrough: bool,
 }
 
+impl OpenFlags {
+    /// For reading, and nothing more.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+        truncate: false,
+        exclusive: false,
+        direct: false,
+        execute: false,
+        passthrough: false,
+    };
+
+    /// For reading and writing.
+    pub const READ_WRITE: Self = Self { write: true, ..Self::READ };
+}
+
 /// What `setattr` changes; `None` leaves a value as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]

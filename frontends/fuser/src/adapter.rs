@@ -122,21 +122,16 @@ impl Filesystem for Adapter {
         };
         let fh = fh.map(|fh| Fh(fh.0));
         let is_given_away = uid.is_some() || gid.is_some();
-        let drops = if is_given_away {
-            self.agreed().drops_privileges
-        } else {
-            size.is_some() && self.drops(request)
+        let drops = match is_given_away {
+            true => self.agreed().drops_privileges,
+            false => size.is_some() && self.drops(request),
         };
-        self.serve(
+        self.serve_change(
             "setattr",
             ino,
+            drops.then_some(ino),
             reply,
-            |vfs| async move {
-                if drops {
-                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
-                }
-                vfs.setattr(convert::ino(ino), fh, changes).await
-            },
+            |vfs| async move { vfs.setattr(convert::ino(ino), fh, changes).await },
             attributes,
         );
     }
@@ -272,16 +267,12 @@ impl Filesystem for Adapter {
         let shared = self.shared();
         let flags = shared.open_flags(flags.0);
         let drops = flags.truncate && self.drops(request);
-        self.serve(
+        self.serve_change(
             "open",
             ino,
+            drops.then_some(ino),
             reply,
-            |vfs| async move {
-                if drops {
-                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
-                }
-                vfs.open(convert::ino(ino), flags).await
-            },
+            |vfs| async move { vfs.open(convert::ino(ino), flags).await },
             move |reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 match shared.backing(convert::ino(ino), &opened, |file| reply.open_backing(file)) {
@@ -365,16 +356,12 @@ impl Filesystem for Adapter {
         let data = Bytes::copy_from_slice(data);
         let drops =
             self.agreed().drops_privileges && write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.serve(
+        self.serve_change(
             "write",
             ino,
+            drops.then_some(ino),
             reply,
-            |vfs| async move {
-                if drops {
-                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
-                }
-                vfs.write(convert::ino(ino), Fh(fh.0), offset, data).await
-            },
+            |vfs| async move { vfs.write(convert::ino(ino), Fh(fh.0), offset, data).await },
             ReplyWrite::written,
         );
     }
@@ -597,17 +584,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = raw::fallocate_mode(mode.cast_unsigned());
-        let drops = self.drops(request);
-        self.serve(
+        self.serve_change(
             "fallocate",
             ino,
+            self.drops(request).then_some(ino),
             reply,
-            |vfs| async move {
-                if drops {
-                    kernel::drop_privileges(&*vfs, convert::ino(ino)).await?;
-                }
-                vfs.fallocate(convert::ino(ino), Fh(fh.0), offset, len, mode?).await
-            },
+            |vfs| async move { vfs.fallocate(convert::ino(ino), Fh(fh.0), offset, len, mode?).await },
             done,
         );
     }
@@ -649,15 +631,12 @@ impl Filesystem for Adapter {
     ) {
         let source = FileRange { ino: convert::ino(from), fh: Fh(from_fh.0), offset: from_offset };
         let target = FileRange { ino: convert::ino(to), fh: Fh(to_fh.0), offset: to_offset };
-        let drops = self.drops(request);
-        self.serve(
+        self.serve_change(
             "copy_file_range",
             from,
+            self.drops(request).then_some(to),
             reply,
             |vfs| async move {
-                if drops {
-                    kernel::drop_privileges(&*vfs, target.ino).await?;
-                }
                 let copied = vfs.copy_file_range(source, target, len.min(kernel::MAX_COPY)).await?;
                 u32::try_from(copied).map_err(|error| Error::new(ErrorKind::Io, error))
             },

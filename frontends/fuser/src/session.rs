@@ -155,6 +155,31 @@ impl Adapter {
         });
     }
 
+    /// Runs one call that changes the content or the owner of `loses`, from which privileges are taken before.
+    pub(crate) fn serve_change<R, T, F>(
+        &self,
+        operation: &'static str,
+        ino: INodeNo,
+        loses: Option<INodeNo>,
+        reply: R,
+        call: impl FnOnce(Arc<dyn Vfs>) -> F,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Refuse + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let after_privileges = |vfs: Arc<dyn Vfs>| {
+            let change = call(Arc::clone(&vfs));
+            async move {
+                if let Some(file) = loses {
+                    kernel::drop_privileges(&*vfs, convert::ino(file)).await?;
+                }
+                change.await
+            }
+        };
+        self.serve(operation, ino, reply, after_privileges, answer);
+    }
+
     pub(crate) fn list(
         &self,
         operation: &'static str,

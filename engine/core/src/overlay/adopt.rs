@@ -165,10 +165,16 @@ impl Tree {
         let own = directory(self.below(w, lower, name)?);
         Ok(match w.upper.mark(at, Mark::Redirect)? {
             None => What::Directory(own),
-            Some(path) => match directory(self.redirected(w, lower, &w.translated(at, path)?)?) {
-                Some(node) if Some(node) != own => What::Moved(node),
-                found => What::Directory(found),
-            },
+            Some(path) => {
+                let found = match w.translated(at, path)? {
+                    Some(path) => self.redirected(w, lower, &path)?,
+                    None => None,
+                };
+                match directory(found) {
+                    Some(node) if Some(node) != own => What::Moved(node),
+                    found => What::Directory(found),
+                }
+            }
         })
     }
 

@@ -20,14 +20,13 @@ use super::at::At;
 use super::marks::{Mark, kept_device, number};
 use super::stage::Staged;
 use super::tree::{Child, Data, Found, Origin, Place, Tree, Where, open_path};
+use super::xattrs::DEFAULT_ACL;
 use super::{World, access};
-use crate::base::damaged;
+use crate::base::{LENDS_RIGHTS, damaged};
 
 /// Of ext4; beyond it the local filesystem says no anyway.
 const SYMLINK_MAX: usize = 4095;
-const SET_GROUP: u32 = 0o2000;
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-const CAPABILITY: &[u8] = b"security.capability";
+const SET_GROUP: u16 = 0o2000;
 
 /// What is to be made.
 pub(super) enum New<'a> {
@@ -89,50 +88,6 @@ impl Tree {
         };
         let ino = self.add_leaf(w, vec![place], None, &stat, Data::Here, None)?;
         Ok(Made { ino, file: file.map(|file| (file, stat)) })
-    }
-
-    /// The ACL that what is made in a directory inherits; the local filesystem does it, and ignores the umask then.
-    fn default_acl(&mut self, ino: Ino, directory: &Arc<OwnedFd>) -> Result<Option<Vec<u8>>> {
-        if self.directory_mut(ino)?.has_no_default_acl {
-            return Ok(None);
-        }
-        let acl = At::Named(directory.clone(), b".".into()).xattr(DEFAULT_ACL)?;
-        self.directory_mut(ino)?.has_no_default_acl = acl.is_none();
-        Ok(acl)
-    }
-
-    /// An extended attribute of what is in the upper; `None` if the inode is not there.
-    ///
-    /// Before a program writes to a file for the first time, and whenever a file gets an owner, the kernel asks for its capabilities:
-    /// that there are none is remembered.
-    pub(super) fn xattr(&mut self, w: &World, ino: Ino, name: &[u8]) -> Result<Option<Option<Vec<u8>>>> {
-        if !self.is_in_upper(ino) {
-            return Ok(None);
-        }
-        if name == CAPABILITY && self.leaf(ino).is_some_and(|leaf| leaf.has_no_capability) {
-            return Ok(Some(None));
-        }
-        let value = self.at(w, ino)?.xattr(&w.upper.form.kept_name(name))?;
-        if name == CAPABILITY
-            && let Some(leaf) = self.leaf_mut(ino)
-        {
-            leaf.has_no_capability = value.is_none();
-        }
-        Ok(Some(value))
-    }
-
-    /// An extended attribute of an inode was set.
-    pub(super) fn may_have_xattr(&mut self, ino: Ino, name: &[u8]) {
-        if name == CAPABILITY
-            && let Some(leaf) = self.leaf_mut(ino)
-        {
-            leaf.has_no_capability = false;
-        }
-        if name == DEFAULT_ACL
-            && let Ok(directory) = self.directory_mut(ino)
-        {
-            directory.has_no_default_acl = false;
-        }
     }
 
     /// Gives a leaf of the upper one more name.
@@ -352,7 +307,11 @@ impl Tree {
         } else if !matches!(self.directory(w, ino)?, (_, true, _)) {
             self.raised(w, ino)?;
         }
-        self.at(w, ino)
+        match self.directory(w, ino)? {
+            // By itself: the name may lead to another one in a moment.
+            (.., Where::At(_)) => Ok(At::Nameless(self.descriptor(w, ino)?)),
+            _ => self.at(w, ino),
+        }
     }
 
     // ---- Steps ----
@@ -541,11 +500,11 @@ struct Wanted {
 
 impl Wanted {
     fn new(caller: Caller, new: &New<'_>, perm: u16, above: &Stat, inherits_acl: bool) -> Self {
-        let shares_group = above.st_mode & SET_GROUP != 0;
+        let shares_group = raw::perm(above.st_mode) & SET_GROUP != 0;
         let is_symlink = matches!(new, New::Symlink(_));
         let inherits_acl = inherits_acl && !is_symlink;
         let perm = match new {
-            New::Directory if shares_group => perm | 0o2000,
+            New::Directory if shares_group => perm | SET_GROUP,
             New::Directory | New::Symlink(_) | New::Node(_) => perm,
         };
         Self {
@@ -563,7 +522,7 @@ impl Wanted {
         let owned = self.uid == w.upper.owner.uid && (self.shares_group || self.gid == w.upper.owner.gid);
         // To lend the rights of a group takes more than to make the file.
         let dressed = self.is_symlink
-            || self.perm & 0o6000 == 0 && (self.inherits_acl || self.perm & w.upper.owner.umask == 0);
+            || self.perm & LENDS_RIGHTS == 0 && (self.inherits_acl || self.perm & w.upper.owner.umask == 0);
         owned && dressed
     }
 
@@ -576,7 +535,7 @@ impl Wanted {
         let made = raw::perm(stat.st_mode);
         let perm = if self.inherits_acl { made | self.perm & 0o7000 } else { self.perm };
         // A new owner takes set-uid and set-gid away.
-        if !self.is_symlink && (made != perm || perm & 0o6000 != 0) {
+        if !self.is_symlink && (made != perm || perm & LENDS_RIGHTS != 0) {
             new.chmod(perm)?;
         }
         Ok(())

@@ -1,13 +1,13 @@
 //! The tree that is shown, as a new flist: base and local changes in one.
 //!
 //! What did not change is taken over from the base, content included, and nothing of it is fetched. New content is sent to the
-//! stors of the mount, as [`pack`](crate::pack) does it. The local changes themselves stay as they are.
+//! stors of the mount, as [`pack`] does it. The local changes themselves stay as they are.
 //!
 //! # While others write
 //!
 //! The names are those of one moment: if one comes or goes while they are read, they are read again, the last time with the lock
 //! of the tree held. Each file is read until it did not change meanwhile; one that never stops is an error. So is one that
-//! is removed before it was read.
+//! is removed before it was read. What is stored to a mapped file counts as writing, also where the kernel does it without telling.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -21,19 +21,21 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{
-    Ancestor, Content as Listed, Dialect, Entry, Header, Kind, ObjectKey, Owner, Timestamp, WriteError,
-    Writer,
+    Ancestor, Content as Listed, Dialect, Entry, Header, Kind, MAX_ANCESTORS, MAX_MOVED, Node, ObjectKey,
+    Owner, Timestamp, WriteError,
 };
 use aysfs_store::{Check, Content, Fault, StoreError};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
 use rustix::fs::OFlags;
 use uzers::{Groups, Users, UsersCache};
 
-use super::diff::{SetWhenDropped, join};
+use super::diff::join;
 use super::tree::{Data, Found, Origin, Tree};
 use super::{Inner, Overlay};
+use crate::abandoned::SetWhenDropped;
 use crate::base::damaged;
-use crate::pack::upload::{Form, Job, To, UploadError, copy_to_links};
+use crate::pack;
+use crate::pack::upload::{Form, Job, MappedStores, To, UploadError};
 
 /// How often the names are read before others have to wait.
 const ATTEMPTS: u32 = 3;
@@ -126,17 +128,19 @@ impl Overlay {
     pub async fn commit(
         &self,
         options: &CommitOptions,
-        flist: impl Write,
+        flist: impl Write + Send + 'static,
         progress: &Arc<CommitProgress>,
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, moved, files } = blocking(move || see(&inner, &counted, &flag)).await?;
+        let Seen { mut entries, moved, files, .. } = blocking(move || see(&inner, &counted, &flag)).await?;
 
         let inner = self.0.clone();
         let job = Job {
             form: Form::V2,
             spool: options.spool.clone(),
+            // Whoever has mapped a file that passes through writes to it, and nobody else is told.
+            mapped_stores: MappedStores::Noticed,
             to: To::All(self.0.w.lower.stors()),
             bytes_done: &progress.bytes_done,
         };
@@ -146,25 +150,36 @@ impl Overlay {
         let sent = job
             .run(&mut entries, move |position, _| inner.open_to_commit(files.get(&position).copied()))
             .await?;
-        copy_to_links(&mut entries);
-
         let index = self.base().index();
         let mut header = options.header.clone();
         header.ancestors.clone_from(&index.header().ancestors);
         header.ancestors.push(Ancestor { sha256: index.list_digest(), moved });
-        let mut writer = Writer::new(flist, Dialect::V2, &header)?;
-        for entry in &entries {
-            writer.entry(entry)?;
-        }
-        writer.finish()?;
-        Ok(Committed {
+        keep_newest(&mut header.ancestors);
+        let committed = Committed {
             entries: entries.len() as u64,
             files: reused + sent.files,
             reused,
             new_objects: sent.new_objects,
             new_bytes: sent.new_bytes,
-        })
+        };
+        blocking(move || Ok(pack::write(entries, flist, Dialect::V2, &header)?)).await?;
+        Ok(committed)
     }
+}
+
+/// Forgets the oldest, since a list has room for so many only. A redirect that is a path of one of those means afterwards what it
+/// means to the kernel.
+fn keep_newest(ancestors: &mut Vec<Ancestor>) {
+    let lines =
+        |ancestors: &[Ancestor]| ancestors.iter().map(|ancestor| 1 + ancestor.moved.len()).sum::<usize>();
+    let mut kept = &ancestors[ancestors.len().saturating_sub(MAX_ANCESTORS)..];
+    while let [_, newer @ ..] = kept
+        && lines(kept) > MAX_MOVED
+    {
+        kept = newer;
+    }
+    let forgotten = ancestors.len() - kept.len();
+    ancestors.drain(..forgotten);
 }
 
 impl Inner {
@@ -182,15 +197,42 @@ impl Inner {
 }
 
 /// The tree as entries, in the order of a flist.
+#[derive(Default)]
 struct Seen {
     entries: Vec<Entry>,
     /// Directories of the base that have another path now: old and new.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
     /// The files whose content is in the upper, by the position of their entry.
     files: HashMap<usize, Ino>,
+    /// Positions of entries of which the user, or the group, is known by its number only.
+    unnamed_users: Vec<usize>,
+    unnamed_groups: Vec<usize>,
 }
 
 fn see(inner: &Inner, progress: &CommitProgress, abandoned: &AtomicBool) -> Result<Seen, CommitError> {
+    let mut seen = look(inner, progress, abandoned)?;
+    // With no lock held: whoever knows the names may be far away, or need this very mount.
+    seen.name_owners();
+    Ok(seen)
+}
+
+impl Seen {
+    /// Adds the names that this machine has for numbers.
+    fn name_owners(&mut self) {
+        let known = UsersCache::new();
+        let number = |owner: &Owner| owner.id.unwrap_or_default();
+        for position in self.unnamed_users.drain(..) {
+            let owner = &mut self.entries[position].user;
+            owner.name = known.get_user_by_uid(number(owner)).map(|user| user.name().as_bytes().to_vec());
+        }
+        for position in self.unnamed_groups.drain(..) {
+            let owner = &mut self.entries[position].group;
+            owner.name = known.get_group_by_gid(number(owner)).map(|group| group.name().as_bytes().to_vec());
+        }
+    }
+}
+
+fn look(inner: &Inner, progress: &CommitProgress, abandoned: &AtomicBool) -> Result<Seen, CommitError> {
     for _ in 1..ATTEMPTS {
         let before = inner.tree().name_changes;
         let seen = Walk::new(inner, None, progress, abandoned).run();
@@ -216,7 +258,6 @@ struct Walk<'a> {
     held: Option<MutexGuard<'a, Tree>>,
     progress: &'a CommitProgress,
     abandoned: &'a AtomicBool,
-    users: UsersCache,
     first_names: HashMap<Ino, Vec<u8>>,
     seen: Seen,
 }
@@ -230,15 +271,7 @@ impl<'a> Walk<'a> {
     ) -> Self {
         progress.entries.store(0, Ordering::Relaxed);
         progress.bytes_found.store(0, Ordering::Relaxed);
-        Self {
-            inner,
-            held,
-            progress,
-            abandoned,
-            users: UsersCache::new(),
-            first_names: HashMap::new(),
-            seen: Seen { entries: Vec::new(), moved: Vec::new(), files: HashMap::new() },
-        }
+        Self { inner, held, progress, abandoned, first_names: HashMap::new(), seen: Seen::default() }
     }
 
     /// Parents before children, names sorted by bytes.
@@ -311,7 +344,9 @@ impl<'a> Walk<'a> {
                 (of.entry(path.clone()).map_err(damaged)?, of.nlink())
             }
             Some((attr, at, data)) => {
-                let mut entry = self.describe(path.clone(), &attr);
+                let mut entry = describe(path.clone(), &attr);
+                let node = self.node_in_base(ino, data.as_ref())?;
+                self.take_over_owners(&mut entry, &attr, node)?;
                 entry.xattrs = w.upper.shown_xattrs(&at)?;
                 match entry.kind {
                     Kind::Symlink => entry.target = at.target()?,
@@ -339,29 +374,38 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What `stat` tells.
-    fn describe(&self, path: Vec<u8>, attr: &Attr) -> Entry {
-        let user = self.users.get_user_by_uid(attr.uid).map(|user| user.name().as_bytes().to_vec());
-        let group = self.users.get_group_by_gid(attr.gid).map(|group| group.name().as_bytes().to_vec());
-        let kind = match attr.kind {
-            FileKind::Regular => Kind::Regular,
-            FileKind::Directory => Kind::Directory,
-            FileKind::Symlink => Kind::Symlink,
-            FileKind::Fifo => Kind::Fifo,
-            FileKind::Socket => Kind::Socket,
-            FileKind::CharDevice(device) => Kind::CharDevice { major: device.major, minor: device.minor },
-            FileKind::BlockDevice(device) => Kind::BlockDevice { major: device.major, minor: device.minor },
-        };
-        let time = |Time { secs, nanos }: Time| Timestamp { secs, nanos };
-        Entry {
-            perm: attr.perm,
-            user: Owner { name: user, id: Some(attr.uid) },
-            group: Owner { name: group, id: Some(attr.gid) },
-            size: if kind == Kind::Regular { attr.size } else { 0 },
-            mtime: time(attr.mtime),
-            ctime: time(attr.ctime),
-            ..Entry::new(path, kind)
+    /// What the base has that became this inode of the upper, as far as it is known.
+    fn node_in_base(&mut self, ino: Ino, data: Option<&Data>) -> Result<Option<Node>> {
+        let w = &self.inner.w;
+        Ok(match data {
+            None => self.tree(|tree| tree.directory(w, ino))?.0,
+            Some(Data::Below(Origin::Base(node))) => Some(*node),
+            // What was copied up keeps its number.
+            Some(_) => w.base().node(ino),
+        })
+    }
+
+    /// Owners that are those of the base are called what they are called there, since this machine need not know that name;
+    /// the others get names when the walk is over.
+    fn take_over_owners(&mut self, entry: &mut Entry, attr: &Attr, node: Option<Node>) -> Result<()> {
+        let base = self.inner.w.base();
+        let (mut user, mut group) = (None, None);
+        if let Some(node) = node {
+            let of = base.index().node(node).map_err(damaged)?;
+            let before = base.attr(&of).map_err(damaged)?;
+            user = (before.uid == attr.uid).then(|| base.index().users()[of.user()].clone());
+            group = (before.gid == attr.gid).then(|| base.index().groups()[of.group()].clone());
         }
+        let position = self.seen.entries.len();
+        match user {
+            Some(user) => entry.user = user,
+            None => self.seen.unnamed_users.push(position),
+        }
+        match group {
+            Some(group) => entry.group = group,
+            None => self.seen.unnamed_groups.push(position),
+        }
+        Ok(())
     }
 
     /// Notes where the content of a file is of which only the attributes were copied up.
@@ -382,6 +426,29 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// What `stat` tells; of owners that is a number.
+fn describe(path: Vec<u8>, attr: &Attr) -> Entry {
+    let kind = match attr.kind {
+        FileKind::Regular => Kind::Regular,
+        FileKind::Directory => Kind::Directory,
+        FileKind::Symlink => Kind::Symlink,
+        FileKind::Fifo => Kind::Fifo,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharDevice(device) => Kind::CharDevice { major: device.major, minor: device.minor },
+        FileKind::BlockDevice(device) => Kind::BlockDevice { major: device.major, minor: device.minor },
+    };
+    let time = |Time { secs, nanos }: Time| Timestamp { secs, nanos };
+    Entry {
+        perm: attr.perm,
+        user: Owner { name: None, id: Some(attr.uid) },
+        group: Owner { name: None, id: Some(attr.gid) },
+        size: if kind == Kind::Regular { attr.size } else { 0 },
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        ..Entry::new(path, kind)
+    }
+}
+
 /// What a flist says of a content that is one object.
 fn listed(content: &Content) -> Option<Listed> {
     let [chunk] = &*content.chunks else { return None };
@@ -398,4 +465,26 @@ async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> Result<T, CommitError> + Send + 'static,
 ) -> Result<T, CommitError> {
     tokio::task::spawn_blocking(job).await.expect("looking does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_ancestors_the_newest_are_kept() {
+        let ancestor = |number: usize, moved| {
+            let mut sha256 = [0; 32];
+            sha256[..8].copy_from_slice(&number.to_le_bytes());
+            Ancestor { sha256, moved: vec![(Vec::new(), Vec::new()); moved] }
+        };
+        let all: Vec<_> = (0..MAX_ANCESTORS + 2).map(|number| ancestor(number, 0)).collect();
+        let mut kept = all.clone();
+        keep_newest(&mut kept);
+        assert_eq!(kept, all[2..]);
+
+        let mut kept = vec![ancestor(0, 1), ancestor(1, MAX_MOVED - 2), ancestor(2, 0)];
+        keep_newest(&mut kept);
+        assert_eq!(kept.len(), 2, "the lines are counted");
+    }
 }

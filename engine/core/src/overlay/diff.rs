@@ -13,7 +13,6 @@
 mod content;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aysfs_flist::{Node, NodeRef};
@@ -25,6 +24,7 @@ use self::content::OnDisk;
 use super::at::At;
 use super::tree::{Data, Found, Object, Origin, Tree, Where, file_type};
 use super::{Inner, Overlay, World, blocking};
+use crate::abandoned::SetWhenDropped;
 use crate::base::{Base, damaged};
 
 /// One difference from the base.
@@ -85,16 +85,6 @@ impl Overlay {
         let abandoned = SetWhenDropped::default();
         let (inner, flag) = (self.0.clone(), abandoned.0.clone());
         blocking(move || Comparison::new(&inner, &flag).run()).await
-    }
-}
-
-/// Tells a thread that nobody waits for it any more.
-#[derive(Default)]
-pub(super) struct SetWhenDropped(pub(super) Arc<AtomicBool>);
-
-impl Drop for SetWhenDropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -20,11 +20,10 @@ use aysfs_store::{Borrower, Lent};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use rustix::fs::OFlags;
 
-use super::open::LENDS_RIGHTS;
 use super::raise::Turns;
 use super::tree::{Data, Tree};
 use super::{Inner, World};
-use crate::base::damaged;
+use crate::base::{LENDS_RIGHTS, damaged};
 
 /// In bytes. A smaller file is in the page cache after one read, and is opened for less than it takes to lend it.
 pub(super) const SMALLEST: u64 = 64 << 10;
@@ -87,7 +86,7 @@ impl Lending {
             return None;
         }
         let of = w.lower.find_file(ino).ok()?;
-        if of.size() < self.smallest || u32::from(of.perm()) & LENDS_RIGHTS != 0 {
+        if of.size() < self.smallest || of.perm() & LENDS_RIGHTS != 0 {
             return None;
         }
         w.lower.cached(&of).ok()??.lend(self.borrower(ino))

@@ -6,11 +6,15 @@
 //! both are known the path is translated; where one is not (another list, a redirect that the kernel made) it is taken as it
 //! is, as the kernel does.
 
+use aysfs_flist::Ancestor;
 use aysfs_vfs::Result;
 
 use super::World;
 use super::at::At;
 use super::marks::Mark;
+
+/// Longest path that the kernel takes, with its NUL and the leading `/`.
+const PATH_MAX: usize = 4096;
 
 impl World {
     /// Marks a directory, before it is moved, with the path that it has in the base.
@@ -21,23 +25,37 @@ impl World {
         self.upper.set_mark(at, Mark::List, &list)
     }
 
-    /// The path in this base of what a redirect names.
-    pub(super) fn translated(&self, at: &At, redirect: Vec<u8>) -> Result<Vec<u8>> {
-        let Some(mark) = self.upper.mark(at, Mark::List)? else { return Ok(redirect) };
+    /// The path in this base of what a redirect names; `None` if it leads nowhere.
+    pub(super) fn translated(&self, at: &At, redirect: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        let Some(mark) = self.upper.mark(at, Mark::List)? else { return Ok(Some(redirect)) };
         let Some(list) = mark.strip_suffix(&*redirect).and_then(|mark| mark.strip_suffix(b" ")) else {
-            return Ok(redirect);
+            return Ok(Some(redirect));
         };
         let ancestors = &self.base().index().header().ancestors;
         let is_it = |sha256: &[u8; 32]| hex::encode(sha256).as_bytes() == list;
         // The newest, if it was the same list twice.
         let Some(first) = ancestors.iter().rposition(|ancestor| is_it(&ancestor.sha256)) else {
-            return Ok(redirect);
+            return Ok(Some(redirect));
         };
-        let Some(path) = redirect.strip_prefix(b"/") else { return Ok(redirect) };
-        let path =
-            ancestors[first..].iter().fold(path.to_vec(), |path, ancestor| follow(&path, &ancestor.moved));
-        Ok([b"/", &*path].concat())
+        let Some(path) = redirect.strip_prefix(b"/") else { return Ok(Some(redirect)) };
+        let path = follow_all(path.to_vec(), &ancestors[first..]);
+        if path.is_none() {
+            tracing::warn!(
+                "a redirect in {} leads nowhere: its path in the flist is too long: {}",
+                self.upper.path().display(),
+                redirect.escape_ascii()
+            );
+        }
+        Ok(path.map(|path| [b"/", &*path].concat()))
     }
+}
+
+/// Where a path is after the moves of one list after another; `None` if it becomes too long for one. No honest list makes it
+/// so, and one that lets it grow with each step could ask for any amount of memory.
+fn follow_all(path: Vec<u8>, ancestors: &[Ancestor]) -> Option<Vec<u8>> {
+    ancestors.iter().try_fold(path, |path, ancestor| {
+        Some(follow(&path, &ancestor.moved)).filter(|path| path.len() + 2 <= PATH_MAX)
+    })
 }
 
 /// Where a path is after these moves: the longest old path that it is at or below decides.
@@ -75,5 +93,17 @@ mod tests {
         ] {
             assert_eq!(follow(old.as_bytes(), &moved), new.as_bytes(), "{old}");
         }
+    }
+
+    #[test]
+    fn a_path_that_grows_without_end_leads_nowhere() {
+        let moved: Vec<(Vec<u8>, Vec<u8>)> = vec![("a".into(), "a/a".into())];
+        let grow = |times| {
+            follow_all(b"a".to_vec(), &vec![Ancestor { sha256: [0; 32], moved: moved.clone() }; times])
+        };
+        assert_eq!(grow(3).as_deref(), Some(&b"a/a/a/a"[..]));
+        assert_eq!(grow(2046).map(|path| path.len()), Some(4093));
+        assert_eq!(grow(2047), None);
+        assert_eq!(grow(10_000), None);
     }
 }

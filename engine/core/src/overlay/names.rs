@@ -5,27 +5,26 @@
 //! first one is made; if that list is still there at the next start, what was made is taken away again. Nothing is lost by it:
 //! the change that the copy was for has not happened yet.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use aysfs_vfs::Result;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
+use aysfs_vfs::{ErrorKind, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, openat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::World;
 use super::at::At;
 use super::change::keeping_times;
 use super::stage::Staged;
-use super::tree::{Place, Tree};
+use super::tree::{Place, Tree, open_path};
 use super::upper::{Upper, names};
 
 /// What is added to the name of a staged file for the list of its names.
 const LIST: &[u8] = b".names";
+/// Room for a million names.
+const LONGEST_LIST: u64 = 1 << 30;
 
 impl Tree {
     /// Gives a staged file its names, in directories that are open.
@@ -77,31 +76,48 @@ impl Upper {
             let Some(staged) = list.strip_suffix(LIST) else { continue };
             let copy = match At::Named(self.work.clone(), staged.to_vec()).stat() {
                 Ok(copy) => copy,
-                Err(error) if error.kind() == aysfs_vfs::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             let mut paths = Vec::new();
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            File::from(openat(&self.work, &*list, flags, Mode::empty())?).read_to_end(&mut paths)?;
+            // Whoever wrote it need not have been us: what is a FIFO must not hold this up.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let list = File::from(openat(&self.work, &*list, flags, Mode::empty())?);
+            if list.metadata()?.is_file() {
+                list.take(LONGEST_LIST).read_to_end(&mut paths)?;
+            }
             // What comes behind the last one was not written to the end.
             for path in paths.split_inclusive(|byte| *byte == 0).filter_map(|path| path.strip_suffix(b"\0")) {
-                match statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(found) if found.st_ino == copy.st_ino => self.take_back(path)?,
-                    Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                self.take_back(path, &copy)?;
             }
         }
         Ok(())
     }
 
-    fn take_back(&self, path: &[u8]) -> Result<()> {
-        let path = Path::new(OsStr::from_bytes(path));
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = path.file_name().unwrap_or_default();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = Arc::new(openat(&self.root, parent, flags, Mode::empty())?);
-        keeping_times(&directory, || Ok(unlinkat(&directory, name, AtFlags::empty())?))
+    /// Removes a name of a copy; what leads elsewhere, or out of the upper, is none.
+    fn take_back(&self, path: &[u8], copy: &Stat) -> Result<()> {
+        let mut components: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+        if components.iter().any(|component| matches!(*component, b"" | b"." | b"..")) {
+            return Ok(());
+        }
+        let Some(name) = components.pop() else { return Ok(()) };
+        let mut directory = self.root.clone();
+        for component in components {
+            directory = match open_path(&directory, component) {
+                Ok(next) => Arc::new(next),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if (found.st_dev, found.st_ino) == (copy.st_dev, copy.st_ino) => {
+                keeping_times(&directory, || Ok(unlinkat(&directory, name, AtFlags::empty())?))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -109,6 +125,7 @@ impl Upper {
 mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     use super::*;
 
@@ -134,6 +151,30 @@ mod tests {
         assert_eq!(fs::read(upper.join("a/other")).expect("read"), b"not a copy");
         let after = fs::metadata(upper.join("a/b")).expect("it is there");
         assert_eq!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
+    }
+
+    #[test]
+    fn a_list_that_is_not_ours_removes_nothing_outside_and_holds_nothing_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut upper = Upper::open(dir.path(), Path::new("/m")).expect("opened");
+        upper.finish().expect("named");
+        drop(upper);
+        let work = dir.path().join("work/m");
+        let outside = dir.path().join("outside");
+        fs::write(work.join("#3"), "copy").expect("a copy");
+        fs::create_dir(&outside).expect("a directory");
+        fs::hard_link(work.join("#3"), outside.join("victim")).expect("a name");
+        std::os::unix::fs::symlink(&outside, dir.path().join("upper/m/way")).expect("a symlink");
+        let absolute = outside.join("victim");
+        let list = format!("../../outside/victim\0way/victim\0{}\0", absolute.display());
+        fs::write(work.join("#3.names"), list).expect("a list");
+        fs::write(work.join("#4"), "copy").expect("a copy");
+        let fifo = (work.join("#4.names"), rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(rustix::fs::CWD, fifo.0, fifo.1, Mode::RUSR, 0).expect("a fifo");
+
+        drop(Upper::open(dir.path(), Path::new("/m")).expect("opened"));
+        assert_eq!(fs::read(absolute).expect("it is there"), b"copy");
+        assert_eq!(fs::read_dir(&work).expect("listed").count(), 0);
     }
 
     #[test]

@@ -10,13 +10,12 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_store::Lent;
+use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Fh, Ino, Name};
 use rustix::fs::Stat;
 
 use super::tree::Found;
-
-/// The permissions that lend the rights of a file's owner or its group: set-user-ID and set-group-ID.
-pub(super) const LENDS_RIGHTS: u32 = 0o6000;
+use crate::base::LENDS_RIGHTS;
 
 /// A directory as it was when its listing began.
 pub(super) type Listing = Arc<Vec<(Name, Found)>>;
@@ -60,7 +59,7 @@ pub(super) struct UpperFile {
 
 impl UpperFile {
     pub(super) fn new(file: File, is_writable: bool, stat: &Stat) -> Self {
-        Self { file: Arc::new(file), is_writable, lends_rights: stat.st_mode & LENDS_RIGHTS != 0 }
+        Self { file: Arc::new(file), is_writable, lends_rights: raw::perm(stat.st_mode) & LENDS_RIGHTS != 0 }
     }
 }
 

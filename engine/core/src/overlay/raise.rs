@@ -132,7 +132,7 @@ impl Inner {
             Some(origin) => Some(self.fetch(ino, &origin).await?),
             None => None,
         };
-        let turn = Turn::Held { _until_dropped: self.turns.wait(ino).await };
+        let mut turn = Turn::Held { _until_dropped: self.turns.wait(ino).await };
         // Somebody else may have done some of it; the content is the same.
         let step = self.step(ino, need)?;
         if let Some(origin) = step.needs_content() {
@@ -142,16 +142,20 @@ impl Inner {
                     None => self.fetch(ino, &origin).await?,
                 };
                 let (inner, step) = (self.clone(), step.clone());
-                match blocking(move || inner.copy(ino, &step, &file)).await? {
-                    Copied::Whole => return Ok(turn),
-                    Copied::Torn => {}
+                // Whoever asked for it may be interrupted; the copy goes on then, and its turn lasts as long as it does.
+                let copied = blocking(move || Ok((inner.copy(ino, &step, &file)?, turn)));
+                match copied.await? {
+                    (Copied::Whole, turn) => return Ok(turn),
+                    (Copied::Torn, again) => turn = again,
                 }
             }
         }
         let inner = self.clone();
         match step {
             Step::Nothing => {}
-            Step::Take(node, taking) => blocking(move || inner.take(ino, node, &taking)).await?,
+            Step::Take(node, taking) => {
+                return blocking(move || inner.take(ino, node, &taking).map(|()| turn)).await;
+            }
             Step::Install(node, Need::Attributes) => {
                 let of = self.w.base().index().node(node).map_err(damaged)?;
                 let mark = self.w.lower.content(&of)?.as_ref().and_then(origin::to_mark);

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::World;
 use super::at::At;
 use super::marks::{Form, Mark, kept_device, number};
-use crate::base::{damaged, file_kind};
+use crate::base::{LENDS_RIGHTS, damaged, file_kind};
 use crate::copy::copy_segment;
 
 /// What a copied-up regular file has as its content.
@@ -140,7 +140,7 @@ impl World {
             Err(error)
                 if unprivileged && matches!(error.kind(), ErrorKind::NotPermitted | ErrorKind::Invalid) =>
             {
-                perm &= !0o6000;
+                perm &= !LENDS_RIGHTS;
             }
             owned => owned?,
         }

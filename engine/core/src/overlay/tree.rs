@@ -16,6 +16,7 @@ use aysfs_store::Content;
 use aysfs_vfs::{Attr, Entry, Error, ErrorKind, FileKind, Ino, Name, Result, Time, TimeToLive, kernel::raw};
 use lru::LruCache;
 use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
+use rustix::process::{Resource, getrlimit};
 
 use super::World;
 use super::adopt::Claim;
@@ -23,8 +24,12 @@ use super::at::At;
 use super::marks::shown_device;
 use crate::base::{Base, damaged};
 
-/// How many directories of the upper are kept open.
-const OPEN_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// How many directories of the upper are kept open: an eighth of the files that this process may open, since the cache takes half.
+fn open_directories() -> NonZeroUsize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let directories = usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(16, 1024);
+    NonZeroUsize::new(directories).unwrap_or(NonZeroUsize::MIN)
+}
 
 /// The first inode number of what is in the upper only: behind all that a base can have.
 const FIRST: u64 = 1 << 33;
@@ -174,7 +179,7 @@ impl Tree {
             by_key: HashMap::new(),
             next: FIRST,
             lookups: HashMap::new(),
-            descriptors: LruCache::new(OPEN_DIRECTORIES),
+            descriptors: LruCache::new(open_directories()),
             surveyed: blank,
             claims: Vec::new(),
             lost: HashMap::new(),
@@ -585,8 +590,9 @@ impl Tree {
                 !has_names
             }
             // One of the base is remembered: its names must stay gone.
-            Some(Object::Directory(directory)) => {
-                matches!(directory.place, Where::Removed(_)) && ino.0 > FIRST
+            Some(Object::Directory(directory)) if matches!(directory.place, Where::Removed(_)) => {
+                directory.place = Where::Removed(None);
+                ino.0 > FIRST
             }
             _ => false,
         };

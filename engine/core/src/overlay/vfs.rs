@@ -24,7 +24,7 @@ use super::open::{Listing, UpperFile};
 use super::raise::{Need, Turn, lost, open_upper};
 use super::tree::{Data, Found, Origin, Tree, entry_of, listed_kind};
 use super::{Inner, Overlay, blocking};
-use crate::base::Base;
+use crate::base::{Base, LENDS_RIGHTS};
 
 /// What one `copy_file_range` copies at most where the bytes have to go through memory.
 const COPY_CHUNK: u64 = 4 << 20;
@@ -32,8 +32,9 @@ const COPY_CHUNK: u64 = 4 << 20;
 /// The handle of a program that runs. All others of files are alike.
 const RUNNING: Fh = Fh(1);
 
-/// Where content is that is not in the upper.
+/// Where content is.
 enum Source {
+    Upper(Arc<File>),
     Base(Ino),
     Replaced(Arc<Content>),
 }
@@ -56,14 +57,20 @@ impl Inner {
         }
     }
 
-    /// Where the content of a file is that is not in the upper.
+    /// Where the content of a file is.
     fn source(&self, ino: Ino) -> Result<Source> {
-        match self.tree().leaf(ino).map(|leaf| &leaf.data) {
-            None => Ok(Source::Base(ino)),
-            Some(Data::Below(Origin::Base(node))) => Ok(Source::Base(Base::ino(*node))),
-            Some(Data::Below(Origin::Replaced(content))) => Ok(Source::Replaced(content.clone())),
-            Some(Data::Below(Origin::Lost)) => Err(lost()),
-            Some(Data::Here) => Err(ErrorKind::BadHandle.into()),
+        loop {
+            if let Some(file) = self.upper_file(ino)? {
+                return Ok(Source::Upper(file));
+            }
+            match self.tree().leaf(ino).map(|leaf| &leaf.data) {
+                None => return Ok(Source::Base(ino)),
+                Some(Data::Below(Origin::Base(node))) => return Ok(Source::Base(Base::ino(*node))),
+                Some(Data::Below(Origin::Replaced(content))) => return Ok(Source::Replaced(content.clone())),
+                Some(Data::Below(Origin::Lost)) => return Err(lost()),
+                // It was copied up a moment ago.
+                Some(Data::Here) => {}
+            }
         }
     }
 
@@ -190,10 +197,10 @@ impl Vfs for Overlay {
     }
 
     fn forget(&self, ino: Ino, count: u64) {
-        let is_open = self.0.open.is_open(ino);
         let mut tree = self.0.tree();
         tree.forget(ino, count);
-        tree.reap(ino, is_open);
+        // Asked for under the lock: the last handle may be released at the same time.
+        tree.reap(ino, self.0.open.is_open(ino));
     }
 
     async fn getattr(&self, ino: Ino, _fh: Option<Fh>) -> Result<Entry> {
@@ -229,8 +236,9 @@ impl Vfs for Overlay {
         }
         let kept = aysfs_vfs::kernel::raw::perm(before.st_mode);
         // A new owner takes set-uid away; that is for the caller to ask.
-        let perm =
-            changes.perm.or((kept & 0o6000 != 0 && changes.uid.or(changes.gid).is_some()).then_some(kept));
+        let perm = changes
+            .perm
+            .or((kept & LENDS_RIGHTS != 0 && changes.uid.or(changes.gid).is_some()).then_some(kept));
         if let Some(perm) = perm
             && !is_symlink
         {
@@ -357,21 +365,8 @@ impl Vfs for Overlay {
     }
 
     async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
-        if let Some(file) = self.0.upper_file(ino)? {
-            let mut bytes = vec![0; size as usize];
-            let mut filled = 0;
-            while filled < bytes.len() {
-                match file.read_at(&mut bytes[filled..], offset + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            bytes.truncate(filled);
-            return Ok(bytes.into());
-        }
         match self.0.source(ino)? {
+            Source::Upper(file) => read_at(&file, offset, size as usize),
             Source::Base(ino) => self.0.w.lower.read(ino, Fh::NONE, offset, size).await,
             Source::Replaced(content) => {
                 let cached = self.0.w.lower.cached_content(&content);
@@ -412,8 +407,8 @@ impl Vfs for Overlay {
 
     async fn opendir(&self, ino: Ino) -> Result<Opened> {
         self.0.tree().directory(&self.0.w, ino)?;
-        // All changes come through the kernel, so it knows what of a listing it may keep.
-        Ok(Opened { fh: self.0.open.open_directory(ino), cache: KernelCache::Keep, backing: None })
+        // The kernel goes on with a listing that another handle began; cookies are positions in that of one handle.
+        Ok(Opened { fh: self.0.open.open_directory(ino), cache: KernelCache::Direct, backing: None })
     }
 
     /// Cookies are positions in the listing as it was when it began: 1 and 2 lie behind `.` and `..`.
@@ -499,15 +494,14 @@ impl Vfs for Overlay {
     }
 
     async fn lseek(&self, ino: Ino, fh: Fh, offset: u64, whence: SeekWhence) -> Result<u64> {
-        let Some(file) = self.0.upper_file(ino)? else {
-            return match (self.0.source(ino)?, whence) {
-                (Source::Base(ino), _) => self.0.w.lower.lseek(ino, fh, offset, whence).await,
-                (Source::Replaced(content), _) if offset >= content.size => {
-                    Err(ErrorKind::NothingThere.into())
-                }
-                (Source::Replaced(_), SeekWhence::Data) => Ok(offset),
-                (Source::Replaced(content), SeekWhence::Hole) => Ok(content.size),
-            };
+        let file = match (self.0.source(ino)?, whence) {
+            (Source::Upper(file), _) => file,
+            (Source::Base(ino), _) => return self.0.w.lower.lseek(ino, fh, offset, whence).await,
+            (Source::Replaced(content), _) if offset >= content.size => {
+                return Err(ErrorKind::NothingThere.into());
+            }
+            (Source::Replaced(_), SeekWhence::Data) => return Ok(offset),
+            (Source::Replaced(content), SeekWhence::Hole) => return Ok(content.size),
         };
         let offset = i64::try_from(offset).map_err(|_| ErrorKind::NothingThere)?;
         let to = match whence {
@@ -575,6 +569,22 @@ impl Vfs for Overlay {
         let (at, _turn) = self.0.changeable(ino, Need::Attributes).await?;
         Ok(at.remove_xattr(&self.0.w.upper.form.kept_name(name))?)
     }
+}
+
+/// Up to `size` bytes of a file, fewer only at its end.
+fn read_at(file: &File, offset: u64, size: usize) -> Result<Bytes> {
+    let mut bytes = vec![0; size];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes.into())
 }
 
 /// Writes as much as there is room for; it is an error only if that is nothing.

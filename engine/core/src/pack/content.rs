@@ -1,11 +1,12 @@
 //! The content of one file as an object.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use aysfs_flist::{Content, Dialect, Entry, Kind, ObjectKey};
 use aysfs_store::codec::{self, Compression};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::scan;
 use super::upload::UploadError;
+use crate::abandoned::WhileWanted;
 
 /// Up to this length, plain and stored bytes are kept in memory.
 const IN_MEMORY: u64 = 1 << 20;
@@ -95,18 +97,43 @@ pub(super) struct Object {
     pub(super) upload: Upload,
 }
 
-/// Reads the file that `open` opens and makes its object; `path` is what messages call it, `spool` a directory for what is too
-/// large for memory.
+/// What is stored to a file through a mapping while the file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MappedStores {
+    /// Is noticed: dirty pages are written back first, so that the next store to one moves the time of the file.
+    Noticed,
+    /// May be missed: a flush of the disk for each file would be too much.
+    Missed,
+}
+
+/// How files are read, and what is made of them.
+#[derive(Clone, Debug)]
+pub(super) struct Encoding {
+    pub(super) form: Form,
+    /// A directory for what is too large for memory.
+    pub(super) spool: PathBuf,
+    pub(super) mapped_stores: MappedStores,
+    /// Set when nobody waits for the objects any more: reading them fails then.
+    pub(super) abandoned: Arc<AtomicBool>,
+}
+
+/// Reads the file that `open` opens and makes its object; `path` is what messages call it.
 pub(super) fn encode(
     path: &Path,
     open: impl Fn() -> io::Result<Option<File>>,
-    form: Form,
-    spool: &Path,
+    how: &Encoding,
 ) -> Result<Object, UploadError> {
-    read_stable(path, open, |file, size| match form {
-        Form::V1 => encode_v1(file, size, spool),
-        Form::V2 if size <= IN_MEMORY => encode_small(file),
-        Form::V2 => encode_large(file, spool),
+    let Encoding { form, spool, mapped_stores, abandoned } = how;
+    read_stable(path, open, |file, size| {
+        if *mapped_stores == MappedStores::Noticed {
+            file.sync_data()?;
+        }
+        let file = WhileWanted { inner: file, abandoned };
+        match form {
+            Form::V1 => encode_v1(file, size, spool),
+            Form::V2 if size <= IN_MEMORY => encode_small(file),
+            Form::V2 => encode_large(file, spool),
+        }
     })
 }
 
@@ -166,7 +193,7 @@ struct Stored {
     upload: Upload,
 }
 
-fn encode_small(file: &File) -> io::Result<Stored> {
+fn encode_small(file: impl Read) -> io::Result<Stored> {
     let mut plain = Vec::new();
     // One byte more than there should be shows that the file has grown.
     file.take(IN_MEMORY + 1).read_to_end(&mut plain)?;
@@ -175,14 +202,14 @@ fn encode_small(file: &File) -> io::Result<Stored> {
     Ok(Stored::object(plain.len() as u64, sha256, key, Upload::Bytes(stored.into())))
 }
 
-fn encode_large(file: &mut File, spool: &Path) -> io::Result<Stored> {
+fn encode_large(mut file: impl Read + Seek, spool: &Path) -> io::Result<Stored> {
     let mut stored = tempfile::tempfile_in(spool)?;
-    let encoded = codec::encode_file(file, &mut stored, Compression::default())?;
+    let encoded = codec::encode_file(&mut file, &mut stored, Compression::default())?;
     let upload = Upload::File { file: Arc::new(stored), length: encoded.stored };
     Ok(Stored::object(encoded.size, encoded.id, encoded.key, upload))
 }
 
-fn encode_v1(file: &File, size: u64, spool: &Path) -> io::Result<Stored> {
+fn encode_v1(file: impl Read, size: u64, spool: &Path) -> io::Result<Stored> {
     let (encoded, upload) = if size <= IN_MEMORY {
         let mut stored = Vec::new();
         let encoded = codec::encode_v1(file.take(IN_MEMORY + 1), &mut stored, V1_QUALITY)?;
@@ -207,7 +234,7 @@ mod tests {
     use std::fs;
     use std::fs::OpenOptions;
     use std::io::Write;
-    use std::path::PathBuf;
+    use std::sync::atomic::Ordering;
 
     use super::super::upload::open_path;
     use super::*;
@@ -217,6 +244,11 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, content).expect("written");
         (dir, path)
+    }
+
+    fn encoding(form: Form, spool: &Path) -> Encoding {
+        let mapped_stores = MappedStores::Noticed;
+        Encoding { form, spool: spool.into(), mapped_stores, abandoned: Arc::default() }
     }
 
     fn append(path: &Path) {
@@ -280,14 +312,30 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("made");
         for path in [&link, &fifo, &dir.path().to_owned()] {
             for form in [Form::V1, Form::V2] {
-                let refused = encode(path, || open_path(path), form, dir.path());
+                let refused = encode(path, || open_path(path), &encoding(form, dir.path()));
                 let refused = refused.expect_err("no regular file");
                 assert!(matches!(&refused, UploadError::Changing(of) if of == path), "{refused:?}");
             }
         }
         let gone = dir.path().join("gone");
-        let gone = encode(&gone, || open_path(&gone), Form::V2, dir.path()).expect_err("not there");
+        let v2 = encoding(Form::V2, dir.path());
+        let gone = encode(&gone, || open_path(&gone), &v2).expect_err("not there");
         assert!(matches!(gone, UploadError::Read { .. }), "{gone:?}");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_read_to_its_end() {
+        let (dir, path) = file(&[1; 2 << 20]);
+        for form in [Form::V1, Form::V2] {
+            let how = encoding(form, dir.path());
+            encode(&path, || open_path(&path), &how).expect("wanted");
+            let opened_and_abandoned = || {
+                how.abandoned.store(true, Ordering::Relaxed);
+                open_path(&path)
+            };
+            let error = encode(&path, opened_and_abandoned, &how).expect_err("abandoned");
+            assert!(matches!(&error, UploadError::Read { path: of, .. } if *of == path), "{error:?}");
+        }
     }
 
     #[test]
@@ -296,8 +344,8 @@ mod tests {
         let sparse = OpenOptions::new().write(true).open(&path).expect("there");
         sparse.set_len(8 << 20).expect("resizable");
         std::os::unix::fs::FileExt::write_all_at(&sparse, &[1; 4096], 4 << 20).expect("written");
-        let data =
-            |path: &Path| encode(path, || open_path(path), Form::V2, dir.path()).expect("encoded").file.data;
+        let v2 = encoding(Form::V2, dir.path());
+        let data = |path: &Path| encode(path, || open_path(path), &v2).expect("encoded").file.data;
         let only = std::iter::once((4 << 20)..(4 << 20) + 4096);
         assert_eq!(data(&path), Some(only.collect()));
         sparse.set_len(0).and_then(|()| sparse.set_len(1 << 20)).expect("resizable");

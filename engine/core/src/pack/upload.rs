@@ -19,8 +19,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::content;
-pub(crate) use super::content::Form;
+use super::content::{self, Encoding};
+pub(crate) use super::content::{Form, MappedStores};
+use crate::abandoned::SetWhenDropped;
 
 /// How many objects a stor is asked about at once.
 const BATCH: usize = 32;
@@ -100,6 +101,7 @@ pub(crate) struct Job<'a> {
     pub(crate) form: Form,
     /// Where the stored form of a large file is kept until it is sent.
     pub(crate) spool: PathBuf,
+    pub(crate) mapped_stores: MappedStores,
     pub(crate) to: To<'a>,
     /// Bytes of content that are in the stor.
     pub(crate) bytes_done: &'a AtomicU64,
@@ -108,7 +110,8 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Sends the content of all regular files that do not say yet where it is, and notes that in their entries.
     ///
-    /// `open` is given the position of an entry and its path; `None` means that it is no regular file any more.
+    /// `open` is given the position of an entry and its path; `None` means that it is no regular file any more. Dropping the
+    /// future ends the work soon.
     pub(crate) async fn run(
         &self,
         entries: &mut [Entry],
@@ -116,6 +119,13 @@ impl Job<'_> {
     ) -> Result<Summary, UploadError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let open = Arc::new(open);
+        let abandoned = SetWhenDropped::default();
+        let how = Arc::new(Encoding {
+            form: self.form,
+            spool: self.spool.clone(),
+            mapped_stores: self.mapped_stores,
+            abandoned: abandoned.0.clone(),
+        });
         let (all, form): (&[Entry], _) = (entries, self.form);
         // What each file holds, and the key of its object.
         let mut files = Vec::new();
@@ -123,10 +133,10 @@ impl Job<'_> {
         let sent: Vec<Vec<Sent>> =
             stream::iter((0..all.len()).filter(|&position| form.needs_object(&all[position])))
                 .map(|position| {
-                    let (path, spool, open) = (all[position].path.clone(), self.spool.clone(), open.clone());
+                    let (path, how, open) = (all[position].path.clone(), how.clone(), open.clone());
                     blocking(move || {
                         let shown = Path::new(OsStr::from_bytes(&path));
-                        let object = content::encode(shown, || open(position, &path), form, &spool)?;
+                        let object = content::encode(shown, || open(position, &path), &how)?;
                         Ok((position, object))
                     })
                 })
@@ -206,9 +216,12 @@ pub(super) fn open_path(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Lets every further name of a file repeat what its first name says, for readers that know no hard links.
-pub(crate) fn copy_to_links(entries: &mut [Entry]) {
+pub(super) fn copy_to_links(entries: &mut [Entry]) {
+    // Few files have several names.
+    let linked: HashSet<Vec<u8>> = entries.iter().filter_map(|entry| entry.link.clone()).collect();
     let firsts: HashMap<Vec<u8>, usize> = (0..entries.len())
         .filter(|&i| entries[i].link.is_none() && entries[i].kind == Kind::Regular)
+        .filter(|&i| linked.contains(&entries[i].path))
         .map(|i| (entries[i].path.clone(), i))
         .collect();
     for i in 0..entries.len() {

@@ -4,7 +4,11 @@
 
 pub mod mount;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,4 +153,26 @@ impl Drop for Running {
 fn open(url: Url, deadline: Duration) -> Arc<dyn Store> {
     let options = StorOptions { deadline, ..StorOptions::new(url) };
     aysfs_store::open(&options, &"test".parse().expect("a namespace")).expect("opened")
+}
+
+/// A user that has nothing.
+pub const USER: u32 = 65534;
+/// Where tests that run as this user find a directory of theirs.
+pub const USERS_DIR: &str = "AYSFS_TEST_USERS_DIR";
+
+/// Runs this test binary with other arguments as that user; `None`, and a word, if this process is a user itself.
+pub fn as_user(arguments: &[&str]) -> Option<Output> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: becoming another user needs root; the other tests run as a user already");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    chown(dir.path(), Some(USER), Some(USER)).expect("root");
+    // Users may not reach where it was built.
+    let copy = dir.path().join("test");
+    fs::copy(std::env::current_exe().expect("a test binary"), &copy).expect("copied");
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("ours");
+    let mut test = Command::new(&copy);
+    test.args(arguments).env(USERS_DIR, dir.path()).env("TMPDIR", dir.path()).current_dir(dir.path());
+    Some(test.uid(USER).gid(USER).output().expect("started"))
 }

@@ -14,16 +14,8 @@ use bytes::Bytes;
 
 use super::Lab;
 
-pub const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
-pub const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+pub const READ: OpenFlags = OpenFlags::READ;
+pub const WRITE: OpenFlags = OpenFlags::READ_WRITE;
 pub const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 
 /// Shows a base with the local changes of the lab.

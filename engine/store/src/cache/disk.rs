@@ -219,7 +219,7 @@ impl Disk {
     pub(super) fn verify(&self, doubtful: Doubtful, id: &ContentId) -> io::Result<Option<VerifiedFile>> {
         let Doubtful { file, other_use, sealed } = doubtful;
         let found = digest(&file, id);
-        if !self.has(id, &file) {
+        if !self.name(id).leads_to(&file) {
             // It was given away meanwhile, or replaced: whoever reads it will find that out.
             return Ok(Some(self.verified(file, id, Use::Lent)));
         }
@@ -279,8 +279,15 @@ impl Disk {
         let size = from.metadata()?.len();
         let copy = self.create(size)?;
         let mut end = 0;
-        // Whatever has no holes, or cannot tell, is one piece.
-        while let Ok(start) = seek(from, SeekFrom::Data(end)) {
+        while end < size {
+            let start = match seek(from, SeekFrom::Data(end)) {
+                Ok(start) => start,
+                // The rest is a hole.
+                Err(Errno::NXIO) => break,
+                // A filesystem that cannot tell.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => end,
+                Err(error) => return Err(error.into()),
+            };
             end = seek(from, SeekFrom::Hole(start)).unwrap_or(size);
             copy_part(from, &copy.file, start..end)?;
         }
@@ -324,6 +331,7 @@ impl Disk {
         plain: ContentId,
     ) -> io::Result<File> {
         self.seal(&partial.file, id, plain)?;
+        let read_only = File::open(partial.link())?;
         let name = name(id);
         match self.place(partial, &name) {
             Err(Errno::NOENT) => match mkdirat(&self.root, &name[..2], Mode::RWXU) {
@@ -333,7 +341,7 @@ impl Disk {
             placed => placed?,
         }
         lock(&self.shunned).remove(id);
-        File::open(partial.link())
+        Ok(read_only)
     }
 
     /// Notes that it could be written; returns whether that is news.

@@ -6,15 +6,7 @@ use super::*;
 use crate::{DirEntry, Error, Filled, SetTime, Time};
 
 const ALICE: Caller = Caller { uid: 1000, gid: 100, pid: 1, umask: 0o022 };
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+const READ_WRITE: OpenFlags = OpenFlags::READ_WRITE;
 
 fn name(name: &str) -> Name {
     Name::new(name.as_bytes()).expect("a valid name")

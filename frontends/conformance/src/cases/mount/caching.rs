@@ -31,15 +31,7 @@ cases! { Mount "caching":
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0 };
-const READ_WRITE: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+const READ_WRITE: OpenFlags = OpenFlags::READ_WRITE;
 
 fn name(name: &str) -> Name {
     Name::new(name.as_bytes()).expect("a valid name")

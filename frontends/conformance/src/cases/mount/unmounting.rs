@@ -33,15 +33,7 @@ cases! { Mount "unmounting":
 
 const PAGE: usize = 4096;
 
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    truncate: false,
-    exclusive: false,
-    direct: false,
-    execute: false,
-    passthrough: false,
-};
+const READ: OpenFlags = OpenFlags::READ;
 
 fn a_busy_mount_is_not_unmounted(rig: &Rig<'_>) {
     let mounted = rig.memfs(MemFsOptions::default());

@@ -1,6 +1,7 @@
 //! The `aysfs` command: the only code that knows every crate.
 
 mod access;
+mod backlog;
 mod cli;
 mod commands;
 mod control;

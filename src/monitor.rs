@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 pub(crate) use self::address::Address;
+use crate::backlog::Pushed;
 
 /// What is looked at.
 pub(crate) struct Watched {
@@ -55,6 +56,8 @@ pub(crate) struct WatchedMount {
     pub(crate) entries: usize,
     pub(crate) operations: Arc<Operations>,
     pub(crate) stors: Arc<Mirror>,
+    /// What waits to be pushed, if it is pushed.
+    pub(crate) pushed: Option<Arc<dyn Pushed>>,
 }
 
 /// An address that is ours, and does not answer yet.

@@ -199,6 +199,7 @@ fn watch(ready: &mut [Ready]) -> Watched {
             entries: *entries,
             operations,
             stors: stors.clone(),
+            pushed: None,
         });
     }
     watched

@@ -4,13 +4,14 @@
 //! profile costs next to nothing while nothing runs, and nothing at all while none is taken. Time in the kernel counts for the code
 //! that called it; threads that wait do not show, for them there is `threads`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use pprof::ProfilerGuardBuilder;
+use pprof::{Frames, ProfilerGuardBuilder};
 use serde::Deserialize;
 use tokio::time::sleep;
 
@@ -55,7 +56,66 @@ pub(super) async fn profile(Query(Span { seconds }): Query<Span>) -> Response {
     };
     sleep(Duration::from_secs(seconds)).await;
     // To find names for addresses takes a while, the first time.
-    let named = tokio::task::spawn_blocking(move || anyhow::Ok(encoded(&guard.report().build()?.pprof()?)));
+    let named = tokio::task::spawn_blocking(move || {
+        anyhow::Ok(encoded(&guard.report().frames_post_processor(qualify).build()?.pprof()?))
+    });
     let done = named.await.context("the profile was lost").flatten();
     done.unwrap_or_else(|error| failed(&error.context("cannot read the profile")))
+}
+
+/// Gives functions their full names: the crate takes those of one name for one function, and has little more than `read` or
+/// `{closure#0}` for what is in the line tables.
+fn qualify(frames: &mut Frames) {
+    for symbol in frames.frames.iter_mut().flatten() {
+        let qualified = symbol.filename.as_deref().and_then(|file| qualified(&symbol.name(), file));
+        if let Some(name) = qualified {
+            symbol.name = Some(name.into_bytes());
+        }
+    }
+}
+
+/// The name of a function behind that of its module, which the path of its source file tells; `None` if that is not needed, or not
+/// known.
+fn qualified(name: &str, file: &Path) -> Option<String> {
+    if name.contains("::") {
+        return None;
+    }
+    let ours = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).ok();
+    let path = ours.unwrap_or(file).with_extension("");
+    let parts: Vec<&str> = path.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+    let source = parts.iter().rposition(|part| *part == "src")?;
+    let package = match ours {
+        Some(_) => [&["aysfs"], &parts[..source]].concat(),
+        None => vec![*parts[..source].last()?],
+    };
+    Some([&package[..], &parts[source + 1..], &[name]].concat().join("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_name_is_told_apart_by_its_source_file() {
+        let ours = |file: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        for (name, file, expected) in [
+            ("read", ours("engine/core/src/fs.rs"), Some("aysfs::engine::core::fs::read")),
+            ("run", ours("src/commands/mount.rs"), Some("aysfs::commands::mount::run")),
+            ("aysfs_engine::fs::read", ours("engine/core/src/fs.rs"), None),
+            (
+                "read",
+                "/home/x/.cargo/registry/src/y/fuser-1.2.3/src/ll/io.rs".into(),
+                Some("fuser-1.2.3::ll::io::read"),
+            ),
+            (
+                "{closure#0}",
+                "/rustc/5980/library/core/src/ops/function.rs".into(),
+                Some("core::ops::function::{closure#0}"),
+            ),
+            ("__libc_read", "./io/../sysdeps/unix/sysv/linux/read.c".into(), None),
+            ("main", "src/main.rs".into(), None),
+        ] {
+            assert_eq!(qualified(name, &file).as_deref(), expected, "{name} in {}", file.display());
+        }
+    }
 }

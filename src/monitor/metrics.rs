@@ -1,6 +1,6 @@
 //! `/metrics`: what was asked for, and what came of it, since the start.
 //!
-//! How much waits to be pushed, and for how long, belongs here as well once mode RW pushes.
+//! A number of somebody else's comes here by what [`Watched`] holds of him: a family more in the function for its kind.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ use aysfs_vfs::Measurement;
 
 use super::exposition::{Exposition, Family, Kind};
 use super::{Watched, WatchedMount};
+use crate::backlog::Backlog;
 
 /// What no number of this page can know.
 const UNSEEN: &str = "Only what the kernel asks for: what it answers from its own caches, or reads and writes by itself \
@@ -24,6 +25,11 @@ pub(super) fn text(watched: &Watched) -> String {
     operations(&mut text, &watched.mounts);
     caches(&mut text, watched);
     stors(&mut text, &watched.mounts);
+    let pushed = watched
+        .mounts
+        .iter()
+        .filter_map(|mount| Some((shown(&mount.point), mount.pushed.as_ref()?.backlog())));
+    backlogs(&mut text, &pushed.collect::<Vec<_>>());
     text.text()
 }
 
@@ -211,6 +217,48 @@ fn stors(text: &mut Exposition, mounts: &[WatchedMount]) {
     );
 }
 
+/// What waits to be pushed, by the mount points of what is pushed.
+fn backlogs(text: &mut Exposition, backlogs: &[(String, Backlog)]) {
+    if backlogs.is_empty() {
+        return;
+    }
+    let help = "Files whose last content is not in the stor yet.";
+    let mut pending = text.family("aysfs_push_queue_files", Kind::Gauge, help);
+    for (mount, backlog) in backlogs {
+        pending.sample(&[("mount", mount.as_str())], backlog.pending);
+    }
+    let help = "For how long the oldest of them has been waiting; 0 if there is none.";
+    let mut oldest = text.family("aysfs_push_oldest_dirty_seconds", Kind::Gauge, help);
+    for (mount, backlog) in backlogs {
+        oldest.sample(&[("mount", mount.as_str())], backlog.oldest_seconds.unwrap_or_default());
+    }
+}
+
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_pushed_is_told_of_mounts_that_push() {
+        let mut text = Exposition::default();
+        backlogs(&mut text, &[]);
+        assert_eq!(text.text(), "");
+
+        let busy = Backlog { pending: 3, oldest_seconds: Some(61), why: Some("the stor is down".to_owned()) };
+        let mut text = Exposition::default();
+        backlogs(&mut text, &[("/a".to_owned(), busy), ("/b".to_owned(), Backlog::default())]);
+        let text = text.text();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            r#"aysfs_push_queue_files{mount="/a"} 3"#,
+            r#"aysfs_push_queue_files{mount="/b"} 0"#,
+            r#"aysfs_push_oldest_dirty_seconds{mount="/a"} 61"#,
+            r#"aysfs_push_oldest_dirty_seconds{mount="/b"} 0"#,
+        ];
+        assert_eq!(samples, expected);
+    }
 }

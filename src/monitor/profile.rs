@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(profile.sample.len(), 2);
         assert_eq!(text(profile.comment[0]), "what it is");
         assert_eq!(text(profile.default_sample_type), "space");
-        assert_eq!(profile.sample[0].value, [4, i64::MAX / 2 + 2]);
+        assert_eq!(profile.sample[0].value, [4, i64::MAX], "more than fits is the most");
         let names = |sample: &Sample| -> Vec<&str> {
             let place = |id: &u64| profile.location.iter().find(|place| place.id == *id).expect("a location");
             let function = |id| profile.function.iter().find(|function| function.id == id).expect("one");

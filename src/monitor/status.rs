@@ -52,6 +52,10 @@ pub(super) fn page(watched: &Watched) -> String {
     let heads =
         ["mount", "stor", "health", "requests", "bytes", "retries", "failures", "verification failures"];
     table(&mut page, "Stors", &heads, stors);
+    let queues: Vec<_> = watched.mounts.iter().filter_map(queue_row).collect();
+    if !queues.is_empty() {
+        table(&mut page, "Waiting to be pushed", &["mount", "files", "oldest", "why"], queues.into_iter());
+    }
     page.push_str("</body></html>\n");
     page
 }
@@ -65,6 +69,18 @@ fn mount_row(mount: &WatchedMount) -> Vec<Cell> {
         Cell::Text(mount.lib.to_owned()),
         Cell::Text(mount.backend.display().to_string()),
     ]
+}
+
+/// What waits to be pushed, if the mount is pushed.
+fn queue_row(mount: &WatchedMount) -> Option<Vec<Cell>> {
+    let backlog = mount.pushed.as_ref()?.backlog();
+    let oldest = backlog.oldest_seconds.map(|seconds| format!("{:?}", Duration::from_secs(seconds)));
+    Some(vec![
+        Cell::Text(mount.point.display().to_string()),
+        Cell::Number(backlog.pending),
+        Cell::Text(oldest.unwrap_or_default()),
+        Cell::Text(backlog.why.unwrap_or_default()),
+    ])
 }
 
 fn operation_row(mount: &WatchedMount, one: &Measurement) -> Vec<Cell> {

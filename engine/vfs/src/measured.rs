@@ -1,8 +1,10 @@
 //! A filesystem whose calls are counted and timed.
 //!
-//! [`Measured`] stands between a frontend and a [`Vfs`], changes nothing, and costs two looks at the clock, one allocation and a
-//! few atomic additions per call. It sees what reaches the contract, and that is not all that programs do: what the kernel
-//! answers from its own caches, or reads and writes by itself (FUSE passthrough), is no call.
+//! [`Measured`] stands between a frontend and a [`Vfs`], changes nothing, and costs two looks at the clock, one allocation and
+//! three atomic additions per call: some 100 ns (`cargo bench -p aysfs-benches --bench engine -- measured`).
+//!
+//! It sees what reaches the contract, and that is not all that programs do: what the kernel answers from its own caches, or reads
+//! and writes by itself (FUSE passthrough), is no call.
 
 #![deny(clippy::missing_trait_methods)]
 

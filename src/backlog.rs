@@ -1,6 +1,6 @@
-//! What waits to be pushed, as `/metrics` and the status page tell it.
+//! What waits to be pushed, as `aysfs status`, `/metrics` and the status page tell it.
 //!
-//! Whoever pushes a mount implements [`Pushed`], and `mounts.rs` hands it over. Nothing here counts or pushes.
+//! Whoever pushes a mount implements [`Pushed`], and `mounts.rs` puts it into [`About`](crate::about::About). Nothing here counts or pushes.
 
 use serde::{Deserialize, Serialize};
 

@@ -52,6 +52,15 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Unmounts a mount of aysfs.
     Umount(UmountArgs),
+    /// Shows what is mounted, from what, and how it is doing.
+    ///
+    /// All mounts that this user may ask about: his own; all, for root.
+    Status(StatusArgs),
+    /// Tells where what a path shows comes from.
+    ///
+    /// From the flist, from local changes, or from both; what its content is, whether the cache has it, and which stor would
+    /// give it. Nothing is fetched.
+    Why(WhyArgs),
     /// Shows what local changes come to, compared with the flist.
     ///
     /// One line a path: A added, M modified (and in what), D deleted, R renamed. A directory that is gone is one line. Nothing is
@@ -185,6 +194,26 @@ pub(crate) struct UmountArgs {
     /// Detach now, and end when the last open file is closed.
     #[arg(long)]
     pub(crate) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Mount point [default: all].
+    pub(crate) mountpoint: Option<PathBuf>,
+
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// A path in a mount; one that is gone will do.
+    pub(crate) path: PathBuf,
+
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ pub(crate) mod flist;
 pub(crate) mod mount;
 pub(crate) mod pack;
 pub(crate) mod serve;
+pub(crate) mod status;
 pub(crate) mod stor;
 pub(crate) mod umount;
 pub(crate) mod unpack;
+pub(crate) mod why;

@@ -1,5 +1,6 @@
 //! The `aysfs` command: the only code that knows every crate.
 
+mod about;
 mod access;
 mod backlog;
 mod cli;
@@ -51,7 +52,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         match (cli.command, cli.config) {
             (Some(Command::Mount(args)), _) => commands::mount::run(args).await,
-            (Some(Command::Umount(args)), _) => commands::umount::run(&args),
+            (Some(Command::Umount(args)), _) => commands::umount::run(args).await,
+            (Some(Command::Status(args)), _) => commands::status::run(args).await,
+            (Some(Command::Why(args)), _) => commands::why::run(args).await,
             (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,

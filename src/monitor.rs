@@ -27,14 +27,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
-use aysfs_store::{Cache, Mirror};
+use aysfs_store::Cache;
 use aysfs_vfs::Operations;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 pub(crate) use self::address::Address;
-use crate::backlog::Pushed;
+use crate::about::{About, Shows};
 
 /// What is looked at.
 pub(crate) struct Watched {
@@ -47,17 +47,17 @@ pub(crate) struct Watched {
 /// One mount.
 pub(crate) struct WatchedMount {
     pub(crate) point: PathBuf,
-    /// What it shows, as `mount` lists it.
-    pub(crate) source: String,
-    pub(crate) lib: &'static str,
-    pub(crate) access: &'static str,
     pub(crate) backend: PathBuf,
-    /// How many entries its flist has.
-    pub(crate) entries: usize,
+    pub(crate) shows: Shows,
+    pub(crate) about: Arc<About>,
     pub(crate) operations: Arc<Operations>,
-    pub(crate) stors: Arc<Mirror>,
-    /// What waits to be pushed, if it is pushed.
-    pub(crate) pushed: Option<Arc<dyn Pushed>>,
+}
+
+impl WatchedMount {
+    /// How many entries its flist has.
+    fn entries(&self) -> usize {
+        self.shows.base(|base| base.index().len()).unwrap_or_default()
+    }
 }
 
 /// An address that is ours, and does not answer yet.

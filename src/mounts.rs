@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::FlistSource;
@@ -16,9 +16,10 @@ use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations,
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::control::{Control, Served, Shows};
+use crate::about::{About, Shows};
+use crate::control::{Control, Served};
 use crate::monitor::{Address, Reserved, Watched, WatchedMount};
-use crate::mount_points::{make_free, mounted_on};
+use crate::mount_points::{Detach, make_free, mounted_on, real};
 use crate::signals::Signals;
 use crate::{Refused, access};
 
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) deadline: Duration,
     pub(crate) frontend: &'static dyn Frontend,
     pub(crate) options: MountOptions,
+    /// What its config calls the mode: RO, OL or RW.
+    pub(crate) mode: &'static str,
 }
 
 /// A plan whose flist is loaded and whose stors are open: mounting it can hardly fail any more.
@@ -47,12 +50,11 @@ struct Ready {
     entries: usize,
     fs: Arc<dyn Vfs>,
     shows: Shows,
-    cache: Arc<Cache>,
-    stors: Arc<Mirror>,
+    about: Arc<About>,
 }
 
 /// What is mounted.
-struct Mounted {
+pub(crate) struct Mounted {
     point: PathBuf,
     mount: Box<dyn Mount>,
     /// Set when it is not mounted any more.
@@ -61,9 +63,14 @@ struct Mounted {
 
 impl Mounted {
     /// Returns when it is not mounted any more.
-    async fn unmounted(&self) {
+    pub(crate) async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Unmounts it, as [`Mount::unmount`] does.
+    pub(crate) async fn unmount(&self, detach: Detach) -> Result<(), MountError> {
+        self.mount.unmount(detach == Detach::Lazily).await
     }
 }
 
@@ -88,7 +95,7 @@ pub(crate) async fn serve(plans: Vec<Plan>, pprof: Option<Address>) -> anyhow::R
     let _control = Control::start(served).await;
     info!("all mounts are up");
 
-    let all_gone = futures::future::join_all(mounted.iter().map(Mounted::unmounted));
+    let all_gone = futures::future::join_all(mounted.iter().map(|one| one.unmounted()));
     tokio::select! {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
@@ -155,25 +162,29 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let stors = Arc::new(stors);
-            let (fs, shows) =
-                show(base, cache.clone(), stors.clone(), &plan).map_err(|error| vec![error.into()])?;
-            Ok(Ready { fs, shows, entries, plan, cache, stors })
+            let about = Arc::new(About {
+                since: Instant::now(),
+                mode: plan.mode,
+                source: plan.options.source.clone(),
+                lib: plan.frontend.name(),
+                cache,
+                stors: Arc::new(stors),
+                pushed: None,
+            });
+            let (fs, shows) = show(base, &about, &plan).map_err(|error| vec![error.into()])?;
+            Ok(Ready { fs, shows, entries, plan, about })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
 }
 
 /// What the kernel is to see of a base, and what can be asked about it.
-fn show(
-    base: Base,
-    cache: Arc<Cache>,
-    stors: Arc<Mirror>,
-    plan: &Plan,
-) -> Result<(Arc<dyn Vfs>, Shows), UpperError> {
-    let lower = AysFs::new(base, cache, stors);
+fn show(base: Base, about: &About, plan: &Plan) -> Result<(Arc<dyn Vfs>, Shows), UpperError> {
+    let lower = AysFs::new(base, about.cache.clone(), about.stors.clone());
     if plan.options.read_only {
-        return Ok((Arc::new(lower), Shows::Base));
+        let lower = Arc::new(lower);
+        let shows = Shows::Base(Arc::downgrade(&lower));
+        return Ok((lower, shows));
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
     let overlay = Arc::new(Overlay::new(lower, upper)?);
@@ -184,34 +195,21 @@ fn show(
 /// Has each call of what is to be mounted counted: only for those who want to look, since it costs a little.
 fn watch(ready: &mut [Ready]) -> Watched {
     let mut watched = Watched { since: SystemTime::now(), mounts: Vec::new(), caches: Vec::new() };
-    for Ready { plan, entries, fs, cache, stors, .. } in ready {
+    for Ready { plan, fs, shows, about, .. } in ready {
         let operations = Arc::<Operations>::default();
         *fs = Arc::new(Measured::new(fs.clone(), operations.clone()));
-        if !watched.caches.iter().any(|(_, known)| Arc::ptr_eq(known, cache)) {
-            watched.caches.push((plan.backend.clone(), cache.clone()));
+        if !watched.caches.iter().any(|(_, known)| Arc::ptr_eq(known, &about.cache)) {
+            watched.caches.push((plan.backend.clone(), about.cache.clone()));
         }
         watched.mounts.push(WatchedMount {
             point: plan.point.clone(),
-            source: plan.options.source.clone(),
-            lib: plan.frontend.name(),
-            access: if plan.options.read_only { "read-only" } else { "read-write" },
             backend: plan.backend.clone(),
-            entries: *entries,
+            shows: shows.clone(),
+            about: about.clone(),
             operations,
-            stors: stors.clone(),
-            pushed: None,
         });
     }
     watched
-}
-
-/// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
-fn real(point: &Path) -> PathBuf {
-    let there = point.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-    match there.and_then(|(above, real)| Some(real.join(point.strip_prefix(above).ok()?))) {
-        Some(real) => real,
-        None => point.to_owned(),
-    }
 }
 
 /// Loads a flist; one that is wrong is refused.
@@ -259,34 +257,41 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration) -> anyhow::Result<Arc<C
 }
 
 /// Mounts all, or none.
-fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
-    let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, shows, .. } in ready {
+fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> {
+    let (mut mounted, mut served) = (Vec::<Arc<Mounted>>::new(), Vec::new());
+    for Ready { plan, entries, fs, shows, about } in ready {
         let is_gone = Arc::<AtomicBool>::default();
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
-        match one {
-            Ok(mount) => {
-                mounted.push(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() });
-            }
+        let one = match one {
+            Ok(mount) => Arc::new(Mounted { point: plan.point.clone(), mount, is_gone: is_gone.clone() }),
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
                 while mounted.pop().is_some() {}
                 return Err(error);
             }
-        }
+        };
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            let device = listed.device;
-            served.push(Served { point: plan.point, device, backend: plan.backend, shows, is_gone });
+            served.push(Served {
+                point: plan.point,
+                device: listed.device,
+                id: listed.id,
+                backend: plan.backend,
+                shows,
+                about,
+                mounted: Arc::downgrade(&one),
+                is_gone,
+            });
         }
+        mounted.push(one);
     }
     Ok((mounted, served))
 }
 
-async fn unmount_all(mounted: &[Mounted]) -> anyhow::Result<()> {
+async fn unmount_all(mounted: &[Arc<Mounted>]) -> anyhow::Result<()> {
     // Inner mounts first.
     for one in mounted.iter().rev() {
         unmount(&one.point, one.mount.as_ref()).await?;

@@ -46,6 +46,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
         },
         deadline: access.deadline,
         frontend: frontend(args.lib),
+        mode: args.mode.name(),
     })
 }
 

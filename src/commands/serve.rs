@@ -67,6 +67,11 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         backend: backend.path.clone(),
         deadline: backend.deadline,
         frontend: frontend(backend.lib),
+        mode: match mount.mode {
+            Mode::ReadOnly(_) => "RO",
+            Mode::Overlay(_) => "OL",
+            Mode::ReadWrite(_) => "RW",
+        },
         options: MountOptions {
             source: match mount.mode.flist() {
                 Some(flist) => mounts::shown(&flist.source),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::mount_points::Device;
+use crate::mount_points::{Detach, Device};
 
 /// The longest request, in bytes.
 pub(super) const MAX_REQUEST: u64 = 64 << 10;
@@ -29,6 +29,12 @@ pub(crate) enum Request {
     Diff { mount: Device },
     /// The tree as a new flist. The caller writes it: with his rights, not with those of the one who mounted.
     Commit { mount: Device, name: Option<String>, version: Option<u64> },
+    /// What each mount is, and how it is doing.
+    Status {},
+    /// Where what a path below the root shows comes from; in base64, since it need not be UTF-8.
+    Why { mount: Device, path: String },
+    /// Take a mount away, the one that has this number in the mount table.
+    Unmount { mount: Device, id: u64, detach: Detach },
 }
 
 /// What is answered.
@@ -161,8 +167,8 @@ mod tests {
             (
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
-                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit` at line 1 \
-                 column 19",
+                "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, \
+                 `commit`, `status`, `why`, `unmount` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

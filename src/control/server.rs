@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use aysfs_engine::Overlay;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -18,7 +17,9 @@ use tracing::{debug, warn};
 use super::answers;
 use super::place::{self, Socket};
 use super::protocol::{MAX_REQUEST, PATIENCE, Progress, Reply, Request, read_line, write_line};
+use crate::about::{About, Shows};
 use crate::mount_points::Device;
+use crate::mounts::Mounted;
 
 /// How many clients are answered at the same time; others wait.
 const CLIENTS: usize = 16;
@@ -27,9 +28,13 @@ const CLIENTS: usize = 16;
 pub(crate) struct Served {
     pub(crate) point: PathBuf,
     pub(crate) device: Device,
+    /// Its number in the mount table.
+    pub(crate) id: u64,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
     pub(crate) shows: Shows,
+    pub(crate) about: Arc<About>,
+    pub(crate) mounted: Weak<Mounted>,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
 }
@@ -37,19 +42,11 @@ pub(crate) struct Served {
 impl Served {
     pub(super) fn is_mounted(&self) -> bool {
         let has_changes = match &self.shows {
-            Shows::Base => true,
+            Shows::Base(_) => true,
             Shows::Changes(changes) => changes.strong_count() > 0,
         };
         has_changes && !self.is_gone.load(Ordering::Relaxed)
     }
-}
-
-/// What a mount shows.
-pub(crate) enum Shows {
-    /// A flist, and nothing else.
-    Base,
-    /// Local changes on top of one. Whoever serves them keeps them: when they are not mounted any more, others may.
-    Changes(Weak<Overlay>),
 }
 
 /// A control socket that is answered until it is dropped.
@@ -73,7 +70,7 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!("no control socket, so diff and commit will not find these mounts: {error}");
+                warn!("no control socket, so status, diff and commit will not find these mounts: {error}");
                 None
             }
         }

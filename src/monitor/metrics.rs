@@ -28,7 +28,7 @@ pub(super) fn text(watched: &Watched) -> String {
     let pushed = watched
         .mounts
         .iter()
-        .filter_map(|mount| Some((shown(&mount.point), mount.pushed.as_ref()?.backlog())));
+        .filter_map(|mount| Some((shown(&mount.point), mount.about.pushed.as_ref()?.backlog())));
     backlogs(&mut text, &pushed.collect::<Vec<_>>());
     text.text()
 }
@@ -65,16 +65,16 @@ fn mounts(text: &mut Exposition, mounts: &[WatchedMount]) {
         let (point, backend) = (shown(&mount.point), shown(&mount.backend));
         let labels = [
             ("mount", point.as_str()),
-            ("source", mount.source.as_str()),
-            ("lib", mount.lib),
-            ("access", mount.access),
+            ("source", mount.about.source.as_str()),
+            ("lib", mount.about.lib),
+            ("mode", mount.about.mode),
             ("backend", backend.as_str()),
         ];
         info.sample(&labels, 1);
     }
     let mut entries = text.family("aysfs_flist_entries", Kind::Gauge, "Entries of the flist of a mount.");
     for mount in mounts {
-        entries.sample(&[("mount", shown(&mount.point).as_str())], mount.entries);
+        entries.sample(&[("mount", shown(&mount.point).as_str())], mount.entries());
     }
 }
 
@@ -177,7 +177,9 @@ fn caches(text: &mut Exposition, watched: &Watched) {
 fn stors(text: &mut Exposition, mounts: &[WatchedMount]) {
     let stors: Vec<_> = mounts
         .iter()
-        .flat_map(|mount| mount.stors.stats().into_iter().map(move |stats| (shown(&mount.point), stats)))
+        .flat_map(|mount| {
+            mount.about.stors.stats().into_iter().map(move |stats| (shown(&mount.point), stats))
+        })
         .collect();
     let mut family = |name, kind, help: &str, value: fn(&aysfs_store::StorStats) -> u64| {
         let mut family = text.family(name, kind, help);

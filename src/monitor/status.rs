@@ -20,7 +20,7 @@ pub(super) fn page(watched: &Watched) -> String {
         std::process::id(),
     );
     let mounts = watched.mounts.iter().map(mount_row);
-    table(&mut page, "Mounts", &["mount", "flist", "entries", "access", "lib", "backend"], mounts);
+    table(&mut page, "Mounts", &["mount", "flist", "entries", "mode", "lib", "backend"], mounts);
     let operations = watched.mounts.iter().flat_map(|mount| {
         let used = mount.operations.measurements().filter(|one| one.answered + one.running > 0);
         used.map(move |one| operation_row(mount, &one))
@@ -42,7 +42,7 @@ pub(super) fn page(watched: &Watched) -> String {
     let heads = ["backend", "hits", "misses", "bytes read", "fetches", "retries", "verification failures"];
     table(&mut page, "Caches", &heads, caches);
     let stors = watched.mounts.iter().flat_map(|mount| {
-        mount.stors.stats().into_iter().map(move |stor| {
+        mount.about.stors.stats().into_iter().map(move |stor| {
             let counts = [stor.requests, stor.bytes, stor.retries, stor.failures, stor.verification_failures];
             let health = if stor.stands_back { "stands back" } else { "ready" };
             let names = [mount.point.display().to_string(), stor.name, health.to_owned()];
@@ -63,17 +63,17 @@ pub(super) fn page(watched: &Watched) -> String {
 fn mount_row(mount: &WatchedMount) -> Vec<Cell> {
     vec![
         Cell::Text(mount.point.display().to_string()),
-        Cell::Text(mount.source.clone()),
-        Cell::Number(mount.entries as u64),
-        Cell::Text(mount.access.to_owned()),
-        Cell::Text(mount.lib.to_owned()),
+        Cell::Text(mount.about.source.clone()),
+        Cell::Number(mount.entries() as u64),
+        Cell::Text(mount.about.mode.to_owned()),
+        Cell::Text(mount.about.lib.to_owned()),
         Cell::Text(mount.backend.display().to_string()),
     ]
 }
 
 /// What waits to be pushed, if the mount is pushed.
 fn queue_row(mount: &WatchedMount) -> Option<Vec<Cell>> {
-    let backlog = mount.pushed.as_ref()?.backlog();
+    let backlog = mount.about.pushed.as_ref()?.backlog();
     let oldest = backlog.oldest_seconds.map(|seconds| format!("{:?}", Duration::from_secs(seconds)));
     Some(vec![
         Cell::Text(mount.point.display().to_string()),

@@ -21,6 +21,7 @@ mod pprof;
 mod roundtrip;
 mod sharing;
 mod small_disk;
+mod status;
 mod support;
 mod tree;
 mod user_mount;

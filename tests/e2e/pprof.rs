@@ -252,7 +252,7 @@ fn metrics_move_when_files_are_read() {
 
     let page = found(at, "/");
     assert!(page.text().contains(&mounted.point.display().to_string()), "{}", page.text());
-    assert!(page.text().contains("read-only"), "{}", page.text());
+    assert!(page.text().contains("<td>RO</td>"), "{}", page.text());
     mounted.stop();
 }
 

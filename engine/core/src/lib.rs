@@ -17,6 +17,7 @@ mod fs;
 pub mod load;
 mod overlay;
 pub mod pack;
+mod trace;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
@@ -25,3 +26,4 @@ pub use overlay::{
     Aspect, Change, Changed, CommitError, CommitOptions, CommitProgress, Committed, Form, Overlay, Upper,
     UpperError,
 };
+pub use trace::{FileData, Layer, Trace};

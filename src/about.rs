@@ -1,0 +1,44 @@
+//! What a process tells of a mount besides what it shows: for `aysfs status` and `why`, `/metrics` and the status page.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use aysfs_engine::{AysFs, Base, Overlay};
+use aysfs_store::{Cache, Mirror};
+
+use crate::backlog::Pushed;
+
+/// One mount.
+pub(crate) struct About {
+    /// When the process began to prepare it.
+    pub(crate) since: Instant,
+    /// RO, OL or RW.
+    pub(crate) mode: &'static str,
+    /// What it shows, as `mount` lists it.
+    pub(crate) source: String,
+    pub(crate) lib: &'static str,
+    /// The cache of its backend.
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) stors: Arc<Mirror>,
+    /// What waits to be pushed, if it is pushed.
+    pub(crate) pushed: Option<Arc<dyn Pushed>>,
+}
+
+/// What a mount shows. Whoever serves it keeps it: when it is not mounted any more, others may have its local changes.
+#[derive(Clone)]
+pub(crate) enum Shows {
+    /// A flist, and nothing else.
+    Base(Weak<AysFs>),
+    /// Local changes on top of one.
+    Changes(Weak<Overlay>),
+}
+
+impl Shows {
+    /// Looks at the tree below; `None` if it is not mounted any more.
+    pub(crate) fn base<T>(&self, look: impl FnOnce(&Base) -> T) -> Option<T> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| look(fs.base())),
+            Self::Changes(changes) => changes.upgrade().map(|fs| look(fs.base())),
+        }
+    }
+}

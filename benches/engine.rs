@@ -21,7 +21,7 @@ use aysfs_flist::{
 };
 use aysfs_store::codec::{self, Compression, Encoded};
 use aysfs_store::{Cache, CacheOptions, Content, DirStore, Key, Mirror, Store, Upload};
-use aysfs_vfs::{DirEntry, DirSink, Entry, Fh, Filled, Ino, Lookup, Name, OpenFlags, Vfs, drive};
+use aysfs_vfs::{DirEntry, DirSink, Entry, Fh, Filled, Ino, Lookup, Measured, Name, OpenFlags, Vfs, drive};
 use aysfs_workload::{Machine, Random, source_code};
 use criterion::{BatchSize, Criterion, Throughput};
 use tokio::runtime::Runtime;
@@ -45,6 +45,7 @@ fn main() {
     metadata(&mut criterion, &mount);
     content(&mut criterion, &mount);
     driven(&mut criterion, &mount, &runtime);
+    measured(&mut criterion, &mount);
     coding(&mut criterion);
     criterion.final_summary();
 }
@@ -193,6 +194,22 @@ fn driven(criterion: &mut Criterion, mount: &Mount, runtime: &Runtime) {
             })
         });
     });
+    group.finish();
+}
+
+/// What `--pprof` adds to each call.
+fn measured(criterion: &mut Criterion, mount: &Mount) {
+    let Mount { vfs, cached, .. } = mount;
+    let measured: Arc<dyn Vfs> = Arc::new(Measured::new(vfs.clone(), Arc::default()));
+    let mut group = criterion.benchmark_group("measured");
+    for (how, vfs) in [("as it is", vfs), ("measured", &measured)] {
+        group.bench_function(format!("getattr, {how}"), |bencher| {
+            bencher.iter(|| now(vfs.getattr(*cached, None)));
+        });
+        group.bench_function(format!("read of 4 KiB, {how}"), |bencher| {
+            bencher.iter(|| now(vfs.read(*cached, Fh::NONE, 8192, 4 << 10)));
+        });
+    }
     group.finish();
 }
 

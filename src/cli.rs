@@ -7,6 +7,8 @@ use aysfs_config::{ByteSize, Lib, MinFree};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+use crate::monitor::Address;
+
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
 ///
 /// Without a subcommand, mounts everything that the config file names and stays in the foreground until SIGINT or
@@ -19,6 +21,11 @@ pub(crate) struct Cli {
     /// Config file to mount everything from (`-config FILE` works as well).
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Serve profiles (/debug/pprof/), metrics (/metrics) and a status page on HOST:PORT [default: localhost:6060].
+    // Without a config file there is nothing to look at.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = Address::DEFAULT, requires = "config")]
+    pub(crate) pprof: Option<Address>,
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -45,6 +52,15 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Unmounts a mount of aysfs.
     Umount(UmountArgs),
+    /// Shows what is mounted, from what, and how it is doing.
+    ///
+    /// All mounts that this user may ask about: his own; all, for root.
+    Status(StatusArgs),
+    /// Tells where what a path shows comes from.
+    ///
+    /// From the flist, from local changes, or from both; what its content is, whether the cache has it, and which stor would
+    /// give it. Nothing is fetched.
+    Why(WhyArgs),
     /// Shows what local changes come to, compared with the flist.
     ///
     /// One line a path: A added, M modified (and in what), D deleted, R renamed. A directory that is gone is one line. Nothing is
@@ -173,6 +189,10 @@ pub(crate) struct MountArgs {
     /// Let other users use the mount too (the default for root).
     #[arg(long)]
     pub(crate) allow_other: bool,
+
+    /// Serve profiles (/debug/pprof/), metrics (/metrics) and a status page on HOST:PORT [default: localhost:6060].
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = Address::DEFAULT)]
+    pub(crate) pprof: Option<Address>,
 }
 
 /// What may be done with a mount.
@@ -207,6 +227,26 @@ pub(crate) struct UmountArgs {
     /// Detach now, and end when the last open file is closed.
     #[arg(long)]
     pub(crate) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Mount point [default: all].
+    pub(crate) mountpoint: Option<PathBuf>,
+
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// A path in a mount; one that is gone will do.
+    pub(crate) path: PathBuf,
+
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -518,11 +558,16 @@ pub(crate) fn parse() -> Cli {
     Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
 }
 
-/// Makes the single-dash long options of the old command (`-config FILE`) the ones that clap knows.
+/// Makes the single-dash long options of the old command (`-config FILE`, `-pprof`) the ones that clap knows.
 fn modern(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const OLD: [&str; 2] = ["-config", "-pprof"];
+    let is_old = |arg: &str| {
+        OLD.iter()
+            .any(|old| arg.strip_prefix(old).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    };
     args.into_iter()
         .map(|arg| match arg.to_str() {
-            Some(old) if old == "-config" || old.starts_with("-config=") => format!("-{old}").into(),
+            Some(old) if is_old(old) => format!("-{old}").into(),
             _ => arg,
         })
         .collect()

@@ -12,6 +12,8 @@ pub(crate) mod pack;
 pub(crate) mod push;
 pub(crate) mod reload;
 pub(crate) mod serve;
+pub(crate) mod status;
 pub(crate) mod stor;
 pub(crate) mod umount;
 pub(crate) mod unpack;
+pub(crate) mod why;

@@ -7,12 +7,16 @@
 //! Only the user who mounted and root are answered. What a client sends is bounded, and so is how long it may take to send it or to
 //! take its answer: a client can cost the process that serves a mount a connection, not more.
 //!
-//! One more request is a variant of [`Request`](protocol::Request), a function in [`answers`] and a subcommand.
+//! One more request is a variant of [`Request`](protocol::Request), a function in [`answers`] (or in a file of its own, with what it
+//! answers) and a subcommand.
 
 mod answers;
 pub(crate) mod client;
 mod place;
 pub(crate) mod protocol;
 mod server;
+pub(crate) mod status;
+pub(crate) mod unmount;
+pub(crate) mod why;
 
-pub(crate) use self::server::{Control, Served, Shows};
+pub(crate) use self::server::{Control, Served};

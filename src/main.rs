@@ -1,15 +1,17 @@
 //! The `aysfs` command: the only code that knows every crate.
 
+mod about;
 mod access;
+mod backlog;
 mod cleaning;
 mod cli;
 mod commands;
 mod control;
 mod frontends;
-#[allow(dead_code, reason = "no job is waited for when it stops; pushing will be")]
 mod jobs;
 mod keys;
 mod log;
+mod monitor;
 mod mount_points;
 mod mounts;
 mod names;
@@ -55,7 +57,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         match (cli.command, cli.config) {
             (Some(Command::Mount(args)), _) => commands::mount::run(args).await,
-            (Some(Command::Umount(args)), _) => commands::umount::run(&args),
+            (Some(Command::Umount(args)), _) => commands::umount::run(args).await,
+            (Some(Command::Status(args)), _) => commands::status::run(args).await,
+            (Some(Command::Why(args)), _) => commands::why::run(args).await,
             (Some(Command::Diff(args)), _) => commands::diff::run(args).await,
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Push(args)), _) => commands::push::run(args).await,
@@ -71,7 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Bench(args)), _) => commands::bench::run(args).await,
             (Some(Command::BenchServe(args)), _) => commands::bench::serve(args).await,
             (Some(Command::Config(ConfigCommand::Check { file })), _) => commands::config::check(&file),
-            (None, Some(file)) => commands::serve::run(&file).await,
+            (None, Some(file)) => commands::serve::run(&file, cli.pprof).await,
             (None, None) => unreachable!("one of them was asked for"),
         }
     });

@@ -19,7 +19,8 @@ use tracing::warn;
 const OURS: &str = "fuse.aysfs";
 
 /// Whether a mount that is in use goes away at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Detach {
     /// It is an error.
     No,
@@ -54,9 +55,8 @@ pub(crate) fn make_free(point: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Takes away the aysfs that is mounted on `point`, whether or not its daemon lives.
-pub(crate) fn unmount(point: &Path, detach: Detach) -> anyhow::Result<()> {
-    // The mount itself is not touched: a dead one answers nothing.
+/// The aysfs that is mounted on `point`, whether or not its daemon lives: the mount itself is not asked, a dead one answers nothing.
+pub(crate) fn to_unmount(point: &Path) -> anyhow::Result<MountPoint> {
     let absolute = std::path::absolute(point)?;
     let absolute = match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => {
@@ -65,11 +65,16 @@ pub(crate) fn unmount(point: &Path, detach: Detach) -> anyhow::Result<()> {
         _ => absolute,
     };
     let shown = point.display();
-    match topmost(&absolute)?.as_deref() {
-        Some(OURS) => {}
-        Some(kind) => bail!("{shown} is a mount of {kind}, not of aysfs: use umount"),
+    match mounted_on(&absolute)? {
+        Some(mount) if mount.kind == OURS => Ok(mount),
+        Some(mount) => bail!("{shown} is a mount of {}, not of aysfs: use umount", mount.kind),
         None => bail!("{shown} is not mounted"),
     }
+}
+
+/// Takes away the aysfs that is mounted on `point`, whether or not its daemon lives.
+pub(crate) fn unmount(point: &Path, detach: Detach) -> anyhow::Result<()> {
+    let (absolute, shown) = (to_unmount(point)?.point, point.display());
     let flags = match detach {
         Detach::No => UnmountFlags::empty(),
         Detach::Lazily => UnmountFlags::DETACH,
@@ -96,6 +101,10 @@ fn with_helper(point: &Path, detach: Detach) -> anyhow::Result<()> {
 /// What the kernel lists about one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MountPoint {
+    /// Its number in the mount table: no other one has it as long as it is there.
+    pub(crate) id: u64,
+    /// The directory of the filesystem that is mounted: `/`, unless it is a bind mount of a part.
+    pub(crate) root: PathBuf,
     /// Without symlinks.
     pub(crate) point: PathBuf,
     /// The type of the filesystem.
@@ -151,23 +160,67 @@ impl MountPoint {
         // Fields that may be there or not end at the hyphen (proc_pid_mountinfo(5)).
         let hyphen = line.windows(HYPHEN.len()).position(|window| window == HYPHEN)?;
         let (fixed, more) = (&line[..hyphen], &line[hyphen + HYPHEN.len()..]);
-        let mut fixed = fixed.split(|byte| *byte == b' ').skip(2);
-        let device = str::from_utf8(fixed.next()?).ok()?.parse().ok()?;
-        let point = unescape(fixed.nth(1)?);
+        let mut fixed = fixed.split(|byte| *byte == b' ');
+        let id = str::from_utf8(fixed.next()?).ok()?.parse().ok()?;
+        let device = str::from_utf8(fixed.nth(1)?).ok()?.parse().ok()?;
+        let (root, point) = (unescape(fixed.next()?), unescape(fixed.next()?));
         let mut more = more.split(|byte| *byte == b' ');
         let kind = String::from_utf8_lossy(more.next()?).into_owned();
         let options = String::from_utf8_lossy(more.nth(1).unwrap_or_default());
         let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
         let user = user.and_then(|user| user.parse().ok()).unwrap_or_default();
-        Some(Self { point, kind, device, user })
+        Some(Self { id, root, point, kind, device, user })
     }
+}
+
+/// All mounts, the last one first.
+fn mount_table() -> anyhow::Result<Vec<MountPoint>> {
+    let mounts = fs::read("/proc/self/mountinfo").context("cannot read the list of mounts")?;
+    Ok(mounts.split(|byte| *byte == b'\n').rev().filter_map(MountPoint::parse).collect())
 }
 
 /// What was mounted last on exactly this directory.
 pub(crate) fn mounted_on(point: &Path) -> anyhow::Result<Option<MountPoint>> {
-    let mounts = fs::read("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    let lines = mounts.split(|byte| *byte == b'\n');
-    Ok(lines.rev().filter_map(MountPoint::parse).find(|mount| mount.point == point))
+    Ok(mount_table()?.into_iter().find(|mount| mount.point == point))
+}
+
+/// Every aysfs, one mount of each: the first that was made.
+pub(crate) fn all_ours() -> anyhow::Result<Vec<MountPoint>> {
+    let mut ours = Vec::<MountPoint>::new();
+    for mount in mount_table()?.into_iter().rev().filter(|mount| mount.kind == OURS) {
+        if !ours.iter().any(|known| known.device == mount.device) {
+            ours.push(mount);
+        }
+    }
+    Ok(ours)
+}
+
+/// The aysfs that a path is in, and the path from its root. The end of the path may be a symlink, or gone.
+pub(crate) fn containing(path: &Path) -> anyhow::Result<(MountPoint, Vec<u8>)> {
+    let (absolute, shown) = (std::path::absolute(path)?, path.display());
+    let place = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => real(parent).join(name),
+        _ => real(&absolute),
+    };
+    for above in place.ancestors() {
+        let Some(mount) = mounted_on(above)? else { continue };
+        if mount.kind != OURS {
+            break;
+        }
+        let inside = mount.root.join(place.strip_prefix(above).expect("it is above"));
+        let inside = inside.strip_prefix("/").unwrap_or(&inside).to_owned();
+        return Ok((mount, inside.into_os_string().into_vec()));
+    }
+    bail!("{shown} is not in a mount of aysfs")
+}
+
+/// Where a path is, whatever links lead to it. Its end may not be there: a mount point inside of a mount that is still to be made.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there.and_then(|(above, real)| Some(real.join(path.strip_prefix(above).ok()?))) {
+        Some(real) => real,
+        None => path.to_owned(),
+    }
 }
 
 /// All mounts of aysfs that this user has made, outer ones first.
@@ -260,7 +313,8 @@ mod tests {
         let line = br"36 35 0:57 / /mnt/a\040b rw,nosuid shared:1 - fuse.aysfs /x\040y rw,user_id=1000,group_id=7,allow_other";
         let mount = MountPoint::parse(line).expect("a mount");
         let device = "0:57".parse().expect("a device");
-        assert_eq!(mount, MountPoint { point: "/mnt/a b".into(), kind: OURS.into(), device, user: 1000 });
+        let (root, point, kind) = ("/".into(), "/mnt/a b".into(), OURS.into());
+        assert_eq!(mount, MountPoint { id: 36, root, point, kind, device, user: 1000 });
         assert_eq!(device.to_string(), "0:57");
         for bad in ["", "57", "0:", "0:-1", "a:b"] {
             bad.parse::<Device>().expect_err("no device");

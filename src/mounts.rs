@@ -5,26 +5,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use aysfs_config::{FlistSource, Schedule};
 use aysfs_engine::load::{self, Request, Source};
-use aysfs_engine::push::{Pushed, Pusher};
+use aysfs_engine::push::Pusher;
 use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_store::cache::Limits;
 use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Mount, MountError, MountOptions, Vfs};
+use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use crate::about::{About, Shows};
 use crate::cleaning::{self, Caches, Cleaning};
-use crate::control::{Control, Served, Shows};
+use crate::control::{Control, Served};
 use crate::jobs::Job;
-use crate::mount_points::{make_free, mounted_on};
-use crate::push::PushPlan;
-use crate::reload::{self, AtSignal, Below, Reloaded, Reloading};
+use crate::monitor::{Address, Reserved, Watched, WatchedMount};
+use crate::mount_points::{Detach, make_free, mounted_on, real};
+use crate::push::{PushPlan, Pushing};
+use crate::reload::{self, AtSignal, Reloaded, Reloading};
 use crate::signals::Signals;
 use crate::{Refused, access, keys};
 
@@ -51,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) deadline: Duration,
     pub(crate) frontend: &'static dyn Frontend,
     pub(crate) options: MountOptions,
+    /// What its config calls the mode: RO, OL or RW.
+    pub(crate) mode: &'static str,
     /// Whether and when local changes are pushed.
     pub(crate) push: Option<PushPlan>,
 }
@@ -60,33 +64,33 @@ struct Ready {
     plan: Plan,
     entries: usize,
     fs: Arc<dyn Vfs>,
-    cache: Arc<Cache>,
     shows: Shows,
     pusher: Option<Arc<Pusher>>,
-    below: Below,
+    about: Arc<About>,
 }
 
 impl Ready {
     /// Its cache, by the directory of the backend, and when to clean it.
     fn cache(&self) -> (PathBuf, (Arc<Cache>, Schedule)) {
-        (self.plan.backend.clone(), (self.cache.clone(), self.plan.cleaning.schedule.clone()))
+        (self.plan.backend.clone(), (self.about.cache.clone(), self.plan.cleaning.schedule.clone()))
     }
 }
 
 /// What is mounted.
-struct Mounted {
+pub(crate) struct Mounted {
     /// Of one that has a flist; dropped before what it reloads.
     reload: Option<Job<Reloaded>>,
+    /// Of one whose changes are pushed, until it is not mounted any more.
+    push: Mutex<Option<Pushing>>,
     point: PathBuf,
     mount: Arc<dyn Mount>,
-    push: Mutex<Option<Job<Pushed>>>,
     /// Set when it is not mounted any more.
     is_gone: Arc<AtomicBool>,
 }
 
 impl Mounted {
     /// Returns when it is not mounted any more.
-    async fn unmounted(&self) {
+    pub(crate) async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
         let push = self.push.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -95,29 +99,40 @@ impl Mounted {
             push.stop().await;
         }
     }
+
+    /// Unmounts it, as [`Mount::unmount`] does.
+    pub(crate) async fn unmount(&self, detach: Detach) -> Result<(), MountError> {
+        self.mount.unmount(detach == Detach::Lazily).await
+    }
 }
 
 /// Mounts everything, serves it, and unmounts it at SIGINT or SIGTERM. Returns when nothing is mounted any more.
 ///
-/// Everything that can be wrong is found before the first mount, and all of it is reported.
-pub(crate) async fn serve(plans: Vec<Plan>) -> anyhow::Result<()> {
+/// Everything that can be wrong is found before the first mount, and all of it is reported. With an address for `pprof`, what is
+/// mounted can be looked at there.
+pub(crate) async fn serve(plans: Vec<Plan>, pprof: Option<Address>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let reload_signal = Signals::reload()?;
-    let ready = tokio::select! {
+    let reserved = match &pprof {
+        Some(address) => Some(Reserved::new(address).await?),
+        None => None,
+    };
+    let mut ready = tokio::select! {
         ready = prepare(plans) => ready?,
         by = signals.next() => bail!("stopped by {by} before anything was mounted"),
     };
+    let watched = reserved.is_some().then(|| watch(&mut ready));
     let caches: Caches = ready.iter().map(Ready::cache).collect();
     let (mounted, served) = mount(ready)?;
-    // Until all is over, too.
+    // Until all is over, as the next ones.
     let _cleaners = cleaning::start(caches);
     let reloads = mounted.iter().filter_map(|one| Some(one.reload.as_ref()?.asking()));
     let _at_signal = AtSignal::start(reload_signal, reloads.collect());
-    // Until all is over.
+    let _monitor = reserved.zip(watched).map(|(reserved, watched)| reserved.serve(watched));
     let _control = Control::start(served).await;
     info!("all mounts are up");
 
-    let all_gone = futures::future::join_all(mounted.iter().map(Mounted::unmounted));
+    let all_gone = futures::future::join_all(mounted.iter().map(|one| one.unmounted()));
     tokio::select! {
         _ = all_gone => info!("everything was unmounted"),
         by = signals.next() => {
@@ -188,9 +203,18 @@ async fn prepare_one(
                 .map_err(|error| vec![error])?;
             let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));
-            let shown = show(base, cache.clone(), stors, &plan).map_err(|error| vec![error])?;
-            let Shown { fs, shows, pusher, below } = shown;
-            Ok(Ready { fs, cache, shows, pusher, below, entries, plan })
+            let shown = show(base, cache.clone(), stors.clone(), &plan).map_err(|error| vec![error])?;
+            let Shown { fs, shows, pusher } = shown;
+            let about = Arc::new(About {
+                since: Instant::now(),
+                mode: plan.mode,
+                source: plan.options.source.clone(),
+                lib: plan.frontend.name(),
+                cache,
+                stors,
+                pusher: pusher.as_ref().map(Arc::downgrade),
+            });
+            Ok(Ready { fs, shows, pusher, entries, plan, about })
         }
         (stors, cache, base) => Err([stors.err(), cache.err(), base.err()].into_iter().flatten().collect()),
     }
@@ -201,16 +225,15 @@ struct Shown {
     fs: Arc<dyn Vfs>,
     shows: Shows,
     pusher: Option<Arc<Pusher>>,
-    below: Below,
 }
 
-/// What the kernel is to see of a base, and what can be asked about it.
+/// What the kernel is to see of a base.
 fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> anyhow::Result<Shown> {
     let lower = AysFs::new(base, cache, stors.clone());
     if plan.options.read_only {
         let fs = Arc::new(lower);
-        let below = Below::Base(Arc::downgrade(&fs));
-        return Ok(Shown { fs, shows: Shows::Base, pusher: None, below });
+        let shows = Shows::Base(Arc::downgrade(&fs));
+        return Ok(Shown { fs, shows, pusher: None });
     }
     let upper = Upper::open(&plan.backend, &real(&plan.point))?;
     let name = upper.name().to_owned();
@@ -219,18 +242,28 @@ fn show(base: Base, cache: Arc<Cache>, stors: Arc<Mirror>, plan: &Plan) -> anyho
         let dir = plan.backend.join("push").join(name);
         push.pusher(&overlay, dir, &plan.namespace, &stors)
     });
-    let shown = Arc::downgrade(&overlay);
-    let (shows, below) = (Shows::Changes(shown.clone()), Below::Changes(shown));
-    Ok(Shown { fs: overlay, shows, pusher: pusher.transpose()?, below })
+    let shows = Shows::Changes(Arc::downgrade(&overlay));
+    Ok(Shown { fs: overlay, shows, pusher: pusher.transpose()? })
 }
 
-/// Where a mount point is, whatever links lead to it. Its end may only be there when an outer mount is.
-fn real(point: &Path) -> PathBuf {
-    let there = point.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-    match there.and_then(|(above, real)| Some(real.join(point.strip_prefix(above).ok()?))) {
-        Some(real) => real,
-        None => point.to_owned(),
+/// Has each call of what is to be mounted counted: only for those who want to look, since it costs a little.
+fn watch(ready: &mut [Ready]) -> Watched {
+    let mut watched = Watched { since: SystemTime::now(), mounts: Vec::new(), caches: Vec::new() };
+    for Ready { plan, fs, shows, about, .. } in ready {
+        let operations = Arc::<Operations>::default();
+        *fs = Arc::new(Measured::new(fs.clone(), operations.clone()));
+        if !watched.caches.iter().any(|(_, known)| Arc::ptr_eq(known, &about.cache)) {
+            watched.caches.push((plan.backend.clone(), about.cache.clone()));
+        }
+        watched.mounts.push(WatchedMount {
+            point: plan.point.clone(),
+            backend: plan.backend.clone(),
+            shows: shows.clone(),
+            about: about.clone(),
+            operations,
+        });
     }
+    watched
 }
 
 /// Loads a flist; one that is wrong is refused.
@@ -278,14 +311,14 @@ pub(crate) fn open_cache(dir: &Path, deadline: Duration, limits: Limits) -> anyh
 }
 
 /// Mounts all, or none.
-fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
-    let (mut mounted, mut served) = (Vec::<Mounted>::new(), Vec::new());
-    for Ready { plan, entries, fs, cache, shows, pusher, below } in ready {
+fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> {
+    let (mut mounted, mut served) = (Vec::<Arc<Mounted>>::new(), Vec::new());
+    for Ready { plan, entries, fs, shows, pusher, about } in ready {
         let is_gone = Arc::<AtomicBool>::default();
-        let mount = make_free(&plan.point)
+        let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
-        let mount = match mount {
+        let mount = match one {
             Ok(mount) => Arc::<dyn Mount>::from(mount),
             Err(error) => {
                 // Dropping a mount unmounts it; inner ones first.
@@ -300,28 +333,42 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Mounted>, Vec<Served>)> {
                 stors: plan.stors,
                 deadline: plan.deadline,
                 backend: plan.backend.clone(),
-                below,
+                shows: shows.clone(),
                 mount: Arc::downgrade(&mount),
                 is_gone: is_gone.clone(),
             };
             reload::start(reloading, plan.refresh)
         });
         let asking = reload.as_ref().map(Job::asking);
-        let pushed = pusher.clone().zip(plan.push.as_ref());
-        let push = Mutex::new(pushed.map(|(pusher, push)| push.start(pusher, &plan.point)));
-        mounted.push(Mounted { reload, point: plan.point.clone(), mount, push, is_gone: is_gone.clone() });
+        let push = pusher.zip(plan.push.as_ref()).map(|(pusher, push)| push.start(pusher, &plan.point));
+        let one = Arc::new(Mounted {
+            reload,
+            push: Mutex::new(push),
+            point: plan.point.clone(),
+            mount,
+            is_gone: is_gone.clone(),
+        });
         info!(entries, lib = plan.frontend.name(), "mounted {}", plan.point.display());
         // Somebody may have unmounted it already.
         if let Some(listed) = mounted_on(&real(&plan.point))? {
-            let (device, pusher) = (listed.device, pusher.as_ref().map(Arc::downgrade));
-            let (point, backend, reload) = (plan.point, plan.backend, asking);
-            served.push(Served { point, device, backend, cache, shows, pusher, reload, is_gone });
+            served.push(Served {
+                point: plan.point,
+                device: listed.device,
+                id: listed.id,
+                backend: plan.backend,
+                shows,
+                reload: asking,
+                about,
+                mounted: Arc::downgrade(&one),
+                is_gone,
+            });
         }
+        mounted.push(one);
     }
     Ok((mounted, served))
 }
 
-async fn unmount_all(mounted: &[Mounted]) -> anyhow::Result<()> {
+async fn unmount_all(mounted: &[Arc<Mounted>]) -> anyhow::Result<()> {
     // Inner mounts first.
     for one in mounted.iter().rev() {
         unmount(&one.point, one.mount.as_ref()).await?;

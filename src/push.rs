@@ -11,6 +11,9 @@ use tracing::info;
 
 use crate::jobs::{Job, WallClock};
 
+/// The changes of a mount are pushed until this is dropped.
+pub(crate) type Pushing = Job<Pushed>;
+
 /// How the changes of a mount are pushed.
 #[derive(Clone, Debug)]
 pub(crate) struct PushPlan {
@@ -41,7 +44,7 @@ impl PushPlan {
     }
 
     /// Pushes whenever it is time.
-    pub(crate) fn start(&self, pusher: Arc<Pusher>, point: &Path) -> Job<Pushed> {
+    pub(crate) fn start(&self, pusher: Arc<Pusher>, point: &Path) -> Pushing {
         let point = point.to_owned();
         Job::start("pushing", Some(self.schedule.clone()), WallClock, move || {
             let (pusher, point) = (pusher.clone(), point.clone());

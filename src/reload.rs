@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aysfs_config::Schedule;
 use aysfs_engine::load::{self, Request};
-use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError};
+use aysfs_engine::{Changes, RebaseError};
 use aysfs_store::StorOptions;
 use aysfs_vfs::Mount;
 use futures::future::join_all;
@@ -24,6 +24,7 @@ use tokio::signal::unix::Signal;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::about::Shows;
 use crate::jobs::{Asking, Job, WallClock};
 
 /// What a reload has changed: names, in the flists, whether or not local changes hide them.
@@ -44,25 +45,6 @@ impl fmt::Display for Reloaded {
     }
 }
 
-/// What shows a base. Whoever serves it keeps it.
-#[derive(Clone)]
-pub(crate) enum Below {
-    /// Nothing else.
-    Base(Weak<AysFs>),
-    /// Local changes.
-    Changes(Weak<Overlay>),
-}
-
-impl Below {
-    /// Replaces the base; nothing, if it is not shown any more.
-    fn rebase(&self, base: Base) -> Option<Result<Changes, RebaseError>> {
-        match self {
-            Self::Base(fs) => Some(fs.upgrade()?.rebase(base)),
-            Self::Changes(changes) => Some(changes.upgrade()?.rebase(base)),
-        }
-    }
-}
-
 /// What it takes to reload the flist of one mount.
 pub(crate) struct Reloading {
     pub(crate) point: PathBuf,
@@ -71,7 +53,7 @@ pub(crate) struct Reloading {
     pub(crate) deadline: Duration,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
-    pub(crate) below: Below,
+    pub(crate) shows: Shows,
     pub(crate) mount: Weak<dyn Mount>,
     pub(crate) is_gone: Arc<AtomicBool>,
 }
@@ -89,9 +71,9 @@ async fn reload(of: Arc<Reloading>) -> anyhow::Result<Reloaded> {
     }
     let kept = || format!("{point}: the flist that was mounted stays");
     let base = load::reload(&of.flist, &of.stors, of.deadline, &of.backend).await.with_context(kept)?;
-    let (below, mount) = (of.below.clone(), of.mount.clone());
+    let (shows, mount) = (of.shows.clone(), of.mount.clone());
     let rebased = tokio::task::spawn_blocking(move || {
-        let Some(changes) = below.rebase(base) else { return Ok(Ok(Changes::default())) };
+        let Some(changes) = shows.rebase(base) else { return Ok(Ok(Changes::default())) };
         let changes = changes?;
         let told = mount.upgrade().map_or(Ok(()), |mount| changes.tell(&*mount));
         Ok::<_, RebaseError>(told.map(|()| changes))

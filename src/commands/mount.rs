@@ -15,7 +15,8 @@ use crate::keys;
 use crate::mounts::{self, Plan};
 
 pub(crate) async fn run(args: MountArgs) -> anyhow::Result<()> {
-    mounts::serve(vec![plan(args)?]).await
+    let pprof = args.pprof.clone();
+    mounts::serve(vec![plan(args)?], pprof).await
 }
 
 fn plan(args: MountArgs) -> anyhow::Result<Plan> {
@@ -57,6 +58,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
         ),
         deadline: access.deadline,
         frontend: frontend(args.lib),
+        mode: args.mode.name(),
         push: None,
     })
 }

@@ -18,10 +18,11 @@ use crate::cleaning::Cleaning;
 use crate::commands::config;
 use crate::frontends::frontend;
 use crate::keys;
+use crate::monitor::Address;
 use crate::mounts::{self, Plan};
 use crate::push::PushPlan;
 
-pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(file: &Path, pprof: Option<Address>) -> anyhow::Result<()> {
     let config = config::load(file)?;
     for notice in &config.notices {
         warn!("{notice}");
@@ -37,7 +38,7 @@ pub(crate) async fn run(file: &Path) -> anyhow::Result<()> {
     if !problems.is_empty() {
         return Err(Refused(problems.join("\n       ")).into());
     }
-    mounts::serve(plans).await
+    mounts::serve(plans, pprof).await
 }
 
 /// Mounts that would publish the same list in turn.
@@ -103,6 +104,11 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         ),
         deadline: backend.deadline,
         frontend: frontend(backend.lib),
+        mode: match mount.mode {
+            Mode::ReadOnly(_) => "RO",
+            Mode::Overlay(_) => "OL",
+            Mode::ReadWrite(_) => "RW",
+        },
         options: MountOptions {
             source: match mount.mode.flist() {
                 Some(flist) => mounts::shown(&flist.source),

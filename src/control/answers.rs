@@ -15,7 +15,9 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Pushed, Request, Waits};
-use super::server::{Answer, Served, Shows};
+use super::server::{Answer, Served};
+use super::{status, unmount, why};
+use crate::about::Shows;
 use crate::cleaning;
 use crate::mount_points::Device;
 use crate::names::shown;
@@ -49,12 +51,27 @@ pub(super) async fn answer(
             Ok(serde_json::to_value(reloaded)?)
         }
         Request::CacheStat { mount } => {
-            Ok(serde_json::to_value(cleaning::inventory(&find(mounts, mount)?.cache).await?)?)
+            Ok(serde_json::to_value(cleaning::inventory(&find(mounts, mount)?.about.cache).await?)?)
         }
         Request::CacheClean { mount, instead, dry_run } => {
-            let cache = &find(mounts, mount)?.cache;
+            let cache = &find(mounts, mount)?.about.cache;
             let mode = if dry_run { CleanMode::DryRun } else { CleanMode::Remove };
             Ok(serde_json::to_value(cleaning::clean(cache, instead.of(cache.limits()), mode).await?)?)
+        }
+        Request::Status {} => {
+            for mount in mounts.iter().filter(|mount| mount.is_mounted()) {
+                if let Some(status) = status::status(mount).await {
+                    answer.item(&status).await?;
+                }
+            }
+            Ok(Value::Null)
+        }
+        Request::Why { mount, path } => {
+            let path = STANDARD.decode(path).context("the path is not understood")?;
+            Ok(serde_json::to_value(why::why(find(mounts, mount)?, &path).await?)?)
+        }
+        Request::Unmount { mount, id, detach } => {
+            Ok(serde_json::to_value(unmount::unmount(find(mounts, mount)?, id, detach).await?)?)
         }
     }
 }
@@ -70,7 +87,7 @@ impl Served {
     /// The local changes, if it can have any.
     fn changes(&self) -> anyhow::Result<Option<Arc<Overlay>>> {
         match &self.shows {
-            Shows::Base => Ok(None),
+            Shows::Base(_) => Ok(None),
             Shows::Changes(changes) => match changes.upgrade() {
                 Some(changes) => Ok(Some(changes)),
                 None => bail!("{} is not mounted any more", self.point.display()),
@@ -159,7 +176,7 @@ async fn commit(
 
 async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
     let point = mount.point.display();
-    let Some(pusher) = &mount.pusher else {
+    let Some(pusher) = &mount.about.pusher else {
         bail!("{point} is not pushed: that takes mode = \"RW\" and upload = true in its config");
     };
     let pusher = pusher.upgrade().with_context(|| format!("{point} is not mounted any more"))?;
@@ -199,29 +216,42 @@ async fn watched<T>(
 mod tests {
     use std::sync::Weak;
     use std::sync::atomic::AtomicBool;
+    use std::time::Instant;
 
-    use aysfs_store::{Cache, CacheOptions};
+    use aysfs_store::{Cache, CacheOptions, MemStore, Mirror};
+
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::about::About;
+    use crate::mount_points::Detach;
 
     #[tokio::test]
     async fn what_is_not_mounted_any_more_is_not_served() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let cache = Cache::open(directory.path(), CacheOptions::default()).expect("a cache");
+        let dir = tempfile::tempdir().expect("a directory");
+        let about = Arc::new(About {
+            since: Instant::now(),
+            mode: "OL",
+            source: "/list".to_owned(),
+            lib: "none",
+            cache: Cache::open(&dir.path().join("cache"), CacheOptions::default()).expect("a cache"),
+            stors: Arc::new(Mirror::new(Arc::new(MemStore::new()), [])),
+            pusher: None,
+        });
         let served = |device: &str, shows, is_gone| Served {
             point: "/mnt".into(),
             device: device.parse().expect("a device"),
+            id: 7,
             backend: "/backend".into(),
-            cache: cache.clone(),
             shows,
-            pusher: None,
             reload: None,
+            about: about.clone(),
+            mounted: Weak::new(),
             is_gone: Arc::new(AtomicBool::new(is_gone)),
         };
         let mounts = [
-            served("0:1", Shows::Base, false),
-            served("0:2", Shows::Base, true),
+            served("0:1", Shows::Base(Weak::new()), false),
+            served("0:2", Shows::Base(Weak::new()), true),
             served("0:3", Shows::Changes(Weak::new()), false),
         ];
         let (_client, stream) = UnixStream::pair().expect("sockets");
@@ -231,6 +261,8 @@ mod tests {
         for (mount, is_served) in [("0:1", true), ("0:2", false), ("0:3", false)] {
             let mount = mount.parse().expect("a device");
             assert_eq!(answer(Request::Diff { mount }, &mounts, &mut to).await.is_ok(), is_served);
+            let unmount = Request::Unmount { mount, id: 7, detach: Detach::No };
+            answer(unmount, &mounts, &mut to).await.expect_err("nothing is mounted");
         }
     }
 }

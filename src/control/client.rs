@@ -1,10 +1,13 @@
 //! The side of a subcommand: from a mount point to an answer.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use futures::future::join_all;
 use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -13,6 +16,7 @@ use tokio::time::timeout;
 
 use super::place::{self, Found};
 use super::protocol::{MAX_REPLY, Mounts, PATIENCE, Progress, Reply, Request, read_line, write_line};
+use super::status::MountStatus;
 use crate::mount_points::{self, MountPoint};
 
 /// How long a filesystem is given to say that nobody serves it.
@@ -27,35 +31,23 @@ pub(crate) struct Asked {
 impl Asked {
     /// Finds who serves what is mounted on `point`, however it is typed.
     pub(crate) async fn find(point: &Path) -> anyhow::Result<Self> {
-        let mount = mount_points::ours(point)?;
-        let (shown, own) = (point.display(), rustix::process::geteuid().as_raw());
+        Self::serving(mount_points::ours(point)?, point).await
+    }
+
+    /// Finds who serves a mount, which the user calls `shown`.
+    pub(crate) async fn serving(mount: MountPoint, shown: &Path) -> anyhow::Result<Self> {
+        let (shown, own) = (shown.display(), rustix::process::geteuid().as_raw());
         if own != mount.user && own != 0 {
             bail!("{shown} was mounted by user {}: only that user and root may ask about it", mount.user);
         }
-        for directory in place::directories(mount.user) {
-            let sockets = match place::sockets(&directory, mount.user) {
-                Ok(sockets) => sockets,
-                Err(error) => {
-                    tracing::debug!("{}: {error}", directory.display());
-                    continue;
-                }
-            };
-            for socket in sockets {
-                match serves(&socket, &mount).await {
-                    Ok(true) => return Ok(Self { mount, socket }),
-                    Ok(false) => {}
-                    Err(error) => tracing::debug!("{}: {error:#}", socket.path().display()),
-                }
+        for socket in sockets(mount.user) {
+            match serves(&socket, &mount).await {
+                Ok(true) => return Ok(Self { mount, socket }),
+                Ok(false) => {}
+                Err(error) => tracing::debug!("{}: {error:#}", socket.path().display()),
             }
         }
-        if is_dead(&mount).await {
-            bail!(
-                "the process that served {shown} is gone: take the mount away with aysfs umount --lazy {shown}, and mount again"
-            );
-        }
-        bail!(
-            "the process that serves {shown} has no control socket here: its log says why, or it is in another container"
-        )
+        bail!("{}", silence(&mount, &shown).await)
     }
 
     /// Lets the kernel hand over what was written to mapped files; only it knows that. One who may not look into the mount
@@ -85,25 +77,106 @@ impl Asked {
     pub(crate) async fn ask<I: DeserializeOwned, R: DeserializeOwned>(
         &self,
         request: &Request,
-        mut item: impl FnMut(I) -> anyhow::Result<()>,
-        mut progress: impl FnMut(Progress),
+        item: impl FnMut(I) -> anyhow::Result<()>,
+        progress: impl FnMut(Progress),
     ) -> anyhow::Result<R> {
-        let mut stream = BufReader::new(connect(&self.socket, self.mount.user).await?);
-        send(&mut stream, request).await?;
-        loop {
-            // The work may take any time.
-            match read_line::<Reply>(&mut stream, MAX_REPLY).await? {
-                Some(Reply::Item(value)) => item(serde_json::from_value(value)?)?,
-                Some(Reply::Progress(now)) => progress(now),
-                Some(Reply::Done(value)) => return Ok(serde_json::from_value(value)?),
-                Some(Reply::Error(error)) => return Err(said(&error)),
-                None => bail!(
-                    "the process that serves {} ended before it had answered",
-                    self.mount.point.display()
-                ),
-            }
+        converse(&self.socket, self.mount.user, request, item, progress).await?.with_context(|| {
+            format!("the process that serves {} ended before it had answered", self.mount.point.display())
+        })
+    }
+}
+
+/// Sends a request and takes the answer; `None` if it ends before the result.
+async fn converse<I: DeserializeOwned, R: DeserializeOwned>(
+    socket: &Found,
+    user: u32,
+    request: &Request,
+    mut item: impl FnMut(I) -> anyhow::Result<()>,
+    mut progress: impl FnMut(Progress),
+) -> anyhow::Result<Option<R>> {
+    let mut stream = BufReader::new(connect(socket, user).await?);
+    send(&mut stream, request).await?;
+    loop {
+        // The work may take any time.
+        match read_line::<Reply>(&mut stream, MAX_REPLY).await? {
+            Some(Reply::Item(value)) => item(serde_json::from_value(value)?)?,
+            Some(Reply::Progress(now)) => progress(now),
+            Some(Reply::Done(value)) => return Ok(Some(serde_json::from_value(value)?)),
+            Some(Reply::Error(error)) => return Err(said(&error)),
+            None => return Ok(None),
         }
     }
+}
+
+/// What processes say of their mounts, and the mounts of which none does, with the reason.
+pub(crate) struct Everything {
+    pub(crate) served: Vec<MountStatus>,
+    pub(crate) silent: Vec<(MountPoint, String)>,
+}
+
+/// Asks about all mounts that this user may ask about.
+pub(crate) async fn everything() -> anyhow::Result<Everything> {
+    let own = rustix::process::geteuid().as_raw();
+    let mounts: Vec<_> =
+        mount_points::all_ours()?.into_iter().filter(|mount| own == 0 || own == mount.user).collect();
+    let users: BTreeSet<u32> = mounts.iter().map(|mount| mount.user).collect();
+    let processes =
+        users.into_iter().flat_map(|user| sockets(user).into_iter().map(move |socket| (user, socket)));
+    // At the same time: one that hangs costs the others nothing.
+    let answers = join_all(processes.map(|(user, socket)| async move {
+        let answered = timeout(DEAD, statuses(&socket, user)).await;
+        let answered = answered.map_err(|_| anyhow!("no answer within {DEAD:?}")).flatten();
+        answered.unwrap_or_else(|error| {
+            tracing::debug!("{}: {error:#}", socket.path().display());
+            Vec::new()
+        })
+    }));
+    let served: Vec<MountStatus> = answers.await.into_iter().flatten().collect();
+    let mut silent = Vec::new();
+    for mount in mounts {
+        if !served.iter().any(|status| status.device == mount.device) {
+            let reason = silence(&mount, &mount.point.display()).await;
+            silent.push((mount, reason));
+        }
+    }
+    Ok(Everything { served, silent })
+}
+
+/// What a process says of its mounts.
+async fn statuses(socket: &Found, user: u32) -> anyhow::Result<Vec<MountStatus>> {
+    let mut statuses = Vec::new();
+    let take = |status| {
+        statuses.push(status);
+        Ok(())
+    };
+    let () = converse(socket, user, &Request::Status {}, take, |_| {})
+        .await?
+        .context("it ended before it had answered")?;
+    Ok(statuses)
+}
+
+/// The control sockets of processes of a user.
+fn sockets(user: u32) -> Vec<Found> {
+    let mut found = Vec::new();
+    for directory in place::directories(user) {
+        match place::sockets(&directory, user) {
+            Ok(sockets) => found.extend(sockets),
+            Err(error) => tracing::debug!("{}: {error}", directory.display()),
+        }
+    }
+    found
+}
+
+/// Why nobody answers for a mount.
+async fn silence(mount: &MountPoint, shown: &impl fmt::Display) -> String {
+    if is_dead(mount).await {
+        return format!(
+            "the process that served {shown} is gone: take the mount away with aysfs umount --lazy {shown}, and mount again"
+        );
+    }
+    format!(
+        "the process that serves {shown} has no control socket here, or does not answer: its log says why, or it is in another container"
+    )
 }
 
 /// Whether the process behind a socket serves a mount.

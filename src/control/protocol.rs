@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::cleaning::Instead;
-use crate::mount_points::Device;
+use crate::mount_points::{Detach, Device};
 
 /// The longest request, in bytes.
 pub(super) const MAX_REQUEST: u64 = 64 << 10;
@@ -38,6 +38,12 @@ pub(crate) enum Request {
     CacheStat { mount: Device },
     /// Less in the cache: within its limits, or other ones.
     CacheClean { mount: Device, instead: Instead, dry_run: bool },
+    /// What each mount is, and how it is doing.
+    Status {},
+    /// Where what a path below the root shows comes from; in base64, since it need not be UTF-8.
+    Why { mount: Device, path: String },
+    /// Take a mount away, the one that has this number in the mount table.
+    Unmount { mount: Device, id: u64, detach: Detach },
 }
 
 /// What is answered.
@@ -191,7 +197,7 @@ mod tests {
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
                 "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push`, \
-                 `reload`, `cache-stat`, `cache-clean` at line 1 column 19",
+                 `reload`, `cache-stat`, `cache-clean`, `status`, `why`, `unmount` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

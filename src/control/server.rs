@@ -4,9 +4,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use aysfs_engine::Overlay;
-use aysfs_engine::push::Pusher;
-use aysfs_store::Cache;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -20,8 +17,10 @@ use tracing::{debug, warn};
 use super::answers;
 use super::place::{self, Socket};
 use super::protocol::{MAX_REQUEST, PATIENCE, Progress, Reply, Request, read_line, write_line};
+use crate::about::{About, Shows};
 use crate::jobs::Asking;
 use crate::mount_points::Device;
+use crate::mounts::Mounted;
 use crate::reload::Reloaded;
 
 /// How many clients are answered at the same time; others wait.
@@ -31,15 +30,15 @@ const CLIENTS: usize = 16;
 pub(crate) struct Served {
     pub(crate) point: PathBuf,
     pub(crate) device: Device,
+    /// Its number in the mount table.
+    pub(crate) id: u64,
     /// Directory of the backend.
     pub(crate) backend: PathBuf,
-    /// Its content.
-    pub(crate) cache: Arc<Cache>,
     pub(crate) shows: Shows,
-    /// What pushes its local changes, as long as it is mounted.
-    pub(crate) pusher: Option<Weak<Pusher>>,
     /// Of one that has a flist.
     pub(crate) reload: Option<Asking<Reloaded>>,
+    pub(crate) about: Arc<About>,
+    pub(crate) mounted: Weak<Mounted>,
     /// Set when it is not mounted any more: the kernel gives its device number to somebody else then.
     pub(crate) is_gone: Arc<AtomicBool>,
 }
@@ -47,19 +46,11 @@ pub(crate) struct Served {
 impl Served {
     pub(super) fn is_mounted(&self) -> bool {
         let has_changes = match &self.shows {
-            Shows::Base => true,
+            Shows::Base(_) => true,
             Shows::Changes(changes) => changes.strong_count() > 0,
         };
         has_changes && !self.is_gone.load(Ordering::Relaxed)
     }
-}
-
-/// What a mount shows.
-pub(crate) enum Shows {
-    /// A flist, and nothing else.
-    Base,
-    /// Local changes on top of one. Whoever serves them keeps them: when they are not mounted any more, others may.
-    Changes(Weak<Overlay>),
 }
 
 /// A control socket that is answered until it is dropped.
@@ -83,9 +74,7 @@ impl Control {
                 Some(Self { task: tokio::spawn(serve(listener, mounts.into())), _socket: socket })
             }
             Err(error) => {
-                warn!(
-                    "no control socket, so diff, commit, reload and cache will not find these mounts: {error}"
-                );
+                warn!("no control socket, so the other commands will not find these mounts: {error}");
                 None
             }
         }

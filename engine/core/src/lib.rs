@@ -24,6 +24,7 @@ mod overlay;
 pub mod pack;
 pub mod push;
 mod rebase;
+mod trace;
 pub mod unpack;
 
 pub use base::{Base, BaseError};
@@ -33,3 +34,4 @@ pub use overlay::{
     SendProgress, Upper, UpperError, Waiting,
 };
 pub use rebase::{Changes, RebaseError};
+pub use trace::{FileData, Layer, Trace};

@@ -32,6 +32,7 @@ mod stage;
 #[cfg(test)]
 mod testing;
 mod times;
+mod trace;
 mod tree;
 mod upper;
 mod vfs;

@@ -19,7 +19,7 @@ mod journal;
 mod log;
 mod state;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io::{self, BufWriter};
 use std::os::unix::fs::DirBuilderExt;
@@ -79,8 +79,8 @@ struct Last {
     success: Option<SystemTime>,
     /// What the last one was stopped by, unless it succeeded.
     error: Option<String>,
-    /// What it left for the next one.
-    waiting: Vec<Waiting>,
+    /// What had to be sent, when somebody looked last.
+    pending: Vec<Waiting>,
 }
 
 /// What a round did.
@@ -193,14 +193,16 @@ impl Pusher {
     pub async fn round(&self, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
         let mut state = self.state.lock().await;
         let pushed = self.push(&mut state, progress).await;
-        let mut last = self.last();
         match &pushed {
             Ok(pushed) => {
-                last.success = Some(SystemTime::now());
-                last.error = None;
-                last.waiting.clone_from(&pushed.waiting);
+                let (success, error) = (Some(SystemTime::now()), None);
+                *self.last() = Last { success, error, pending: oldest_first(pushed.waiting.clone()) };
             }
-            Err(error) => last.error = Some(with_causes(error)),
+            Err(error) => {
+                self.last().error = Some(with_causes(error));
+                // For whoever asks how it stands; the error that counts is the other one.
+                self.status().await.ok();
+            }
         }
         pushed
     }
@@ -211,14 +213,22 @@ impl Pusher {
     /// If the local changes cannot be looked at.
     pub async fn status(&self) -> Result<PushStatus, PushError> {
         let mut pending = self.overlay.unsent(&self.options.destination).await?;
-        let Last { success, error, waiting } = self.last().clone();
-        for file in &mut pending {
-            file.why =
-                waiting.iter().find(|known| known.path == file.path).and_then(|known| known.why.clone());
+        {
+            let mut last = self.last();
+            let mut known: HashMap<_, _> = last.pending.drain(..).map(|file| (file.path, file.why)).collect();
+            for file in &mut pending {
+                file.why = known.remove(&file.path).flatten();
+            }
+            last.pending = oldest_first(pending);
         }
-        pending.sort_by(|one, other| (one.since, &one.path).cmp(&(other.since, &other.path)));
+        Ok(self.known())
+    }
+
+    /// How pushing stood when somebody looked last, which costs nothing.
+    pub fn known(&self) -> PushStatus {
+        let Last { success, error, pending } = self.last().clone();
         let version = State::version_in(&self.options.dir.join("state.json"));
-        Ok(PushStatus { pending, last_success: success, last_error: error, version })
+        PushStatus { pending, last_success: success, last_error: error, version }
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
@@ -364,6 +374,11 @@ fn digest(mut entries: Vec<Entry>, header: &Header, sealing: Option<&Sealing>) -
     pack::write(entries, &mut digest, Dialect::V2, header, None)?;
     sealing.into_iter().flat_map(Sealing::recipients).for_each(|recipient| digest.0.update(recipient));
     Ok(hex::encode(digest.0.finalize()))
+}
+
+fn oldest_first(mut files: Vec<Waiting>) -> Vec<Waiting> {
+    files.sort_by(|one, other| (one.since, &one.path).cmp(&(other.since, &other.path)));
+    files
 }
 
 /// What the published list of a namespace is called.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use aysfs_engine::{AysFs, Form, Overlay, Upper};
+use aysfs_engine::{AysFs, FileData, Form, Layer, Overlay, Trace, Upper};
 use aysfs_flist::{Entry as ListEntry, Kind};
 use aysfs_vfs::{
     Attr, Caller, DirEntry, DirSink, Entry, ErrorKind, Fh, FileKind, Filled, Ino, Lookup, Name, OpenFlags,
@@ -708,4 +708,74 @@ fn the_same_without_privileges() {
     let Some(output) = support::as_user(&[]) else { return };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
+}
+
+/// Where a path comes from, where the base has it, and whether its content is in stors.
+async fn traced(fs: &Overlay, path: &str) -> Option<(Layer, Option<String>, &'static str)> {
+    let Trace { layer, base_path, data, .. } = fs.trace(path.as_bytes()).await.expect("no damage")?;
+    let data = match data {
+        None => "none",
+        Some(FileData::Empty) => "empty",
+        Some(FileData::Local) => "local",
+        Some(FileData::Stored(_)) => "stored",
+        Some(FileData::Lost) => "lost",
+    };
+    Some((layer, base_path.map(|path| String::from_utf8(path).expect("text")), data))
+}
+
+#[tokio::test]
+async fn every_path_is_traced_to_its_layer() {
+    let lab = Lab::new();
+    let form = if rustix::process::geteuid().is_root() { Form::Trusted } else { Form::User };
+    let list = [
+        directory("d"),
+        lab.file("d/kept", b"kept"),
+        lab.file("d/mode", b"mode"),
+        lab.file("d/gone", b"gone"),
+        ListEntry { perm: 0o644, ..ListEntry::new("empty", Kind::Regular) },
+        directory("plain"),
+        lab.file("plain/file", b"plain"),
+    ];
+    let fs = mount_as(&lab, &list, form);
+    let at = |path: &'static str| {
+        let fs = &fs;
+        async move { look_up(fs, path).await.expect("it is there").ino }
+    };
+    let d = at("d").await;
+    fs.unlink(d, &name("gone")).await.expect("removed");
+    fs.mkdir(caller(), d, &name("new"), 0o755).await.expect("made");
+    fs.symlink(caller(), d, &name("link"), b"kept").await.expect("made");
+    let made = fs.create(caller(), d, &name("made"), 0o644, WRITE).await.expect("made");
+    fs.release(made.entry.attr.ino, made.opened.fh).await.expect("closed");
+    let changes = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+    fs.setattr(at("d/mode").await, None, changes).await.expect("changed");
+
+    let base = |path: &str| Some(path.to_owned());
+    let attributes_only = match form {
+        Form::Trusted => (Layer::Metacopy, base("d/mode"), "stored"),
+        Form::User => (Layer::Upper, None, "local"),
+    };
+    for (path, expected) in [
+        ("", Some((Layer::Merged, base(""), "none"))),
+        ("/d/", Some((Layer::Merged, base("d"), "none"))),
+        ("d/kept", Some((Layer::Base, base("d/kept"), "stored"))),
+        ("d/mode", Some(attributes_only)),
+        ("d/gone", Some((Layer::Whiteout, None, "none"))),
+        ("d/gone/below", Some((Layer::Whiteout, None, "none"))),
+        ("d/new", Some((Layer::Upper, None, "none"))),
+        ("d/link", Some((Layer::Upper, None, "none"))),
+        ("d/made", Some((Layer::Upper, None, "local"))),
+        ("empty", Some((Layer::Base, base("empty"), "empty"))),
+        ("plain", Some((Layer::Base, base("plain"), "none"))),
+        ("plain/file/below", None),
+        ("plain/none", None),
+    ] {
+        assert_eq!(traced(&fs, path).await, expected, "{path}");
+    }
+    if form == Form::Trusted {
+        fs.rename(Ino::ROOT, &name("plain"), d, &name("moved"), RenameMode::Replace).await.expect("moved");
+        assert_eq!(traced(&fs, "d/moved").await, Some((Layer::Merged, base("plain"), "none")));
+        assert_eq!(traced(&fs, "d/moved/file").await, Some((Layer::Base, base("plain/file"), "stored")));
+        assert_eq!(traced(&fs, "plain").await, Some((Layer::Whiteout, None, "none")));
+    }
 }

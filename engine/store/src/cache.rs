@@ -216,6 +216,7 @@ impl Cache {
         let mut bytes = Vec::with_capacity(usize::try_from(part.end - part.start).ok()?);
         file.append(part, &mut bytes).ok().filter(|()| file.is_intact())?;
         self.counters.hits.add(1);
+        self.counters.read_bytes.add(bytes.len() as u64);
         Some(bytes.into())
     }
 

@@ -5,14 +5,20 @@
 //!
 //! A mirror also knows what is encrypted before it goes there, if anything is, and with what: stors never see that.
 
+mod traffic;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::{join, join_all};
 use tokio::time::Instant;
 
+use self::traffic::Traffic;
 use crate::crypt::{Sealing, Secret, V1Keyring};
 use crate::{ETag, Fault, Key, Precondition, StaticName, Store, StoreError, Stored, Upload};
+
+pub(crate) use self::traffic::Asked;
+pub use self::traffic::StorStats;
 
 /// How a read from a stor went, as the reader sees it who verified what came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ pub struct Mirror {
 struct Member {
     store: Arc<dyn Store>,
     health: Mutex<Health>,
+    traffic: Traffic,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +101,7 @@ impl Member {
 impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
-        let member = |store| Member { store, health: Mutex::default() };
+        let member = |store| Member { store, health: Mutex::default(), traffic: Traffic::default() };
         let others = others.into_iter().map(member).collect();
         Self { first: member(first), others, sealing: None, v1_keys: V1Keyring::default() }
     }
@@ -140,12 +147,38 @@ impl Mirror {
         ready.into_iter().chain(back).map(|member| member.store.clone()).collect()
     }
 
+    fn member(&self, store: &Arc<dyn Store>) -> Option<&Member> {
+        self.members().find(|member| std::ptr::addr_eq(Arc::as_ptr(&member.store), Arc::as_ptr(store)))
+    }
+
     /// Takes note of how a read from `store`, one of [`Mirror::in_order`], went.
     pub fn report(&self, store: &Arc<dyn Store>, outcome: Outcome) {
-        let is_it = |member: &&Member| std::ptr::addr_eq(Arc::as_ptr(&member.store), Arc::as_ptr(store));
-        if let Some(member) = self.members().find(is_it) {
+        if let Some(member) = self.member(store) {
+            member.traffic.ended(outcome);
             member.report(outcome);
         }
+    }
+
+    /// Takes note of a read from `store` that begins.
+    pub(crate) fn asked(&self, store: &Arc<dyn Store>, asked: Asked) {
+        if let Some(member) = self.member(store) {
+            member.traffic.asked(asked);
+        }
+    }
+
+    /// Takes note of stored bytes that arrived from `store`.
+    pub(crate) fn received(&self, store: &Arc<dyn Store>, bytes: u64) {
+        if let Some(member) = self.member(store) {
+            member.traffic.received(bytes);
+        }
+    }
+
+    /// What each stor did until now, in the order of the configuration.
+    pub fn stats(&self) -> Vec<StorStats> {
+        let now = Instant::now();
+        self.members()
+            .map(|member| member.traffic.stats(member.store.name(), member.stands_back(now)))
+            .collect()
     }
 
     /// Puts an object into every stor; what the first says counts, the failures of others are logged.
@@ -239,6 +272,26 @@ mod tests {
     fn a_missing_object_says_nothing_about_health() {
         assert_eq!(Outcome::from(&Fault::NotFound), Outcome::Answered);
         assert_eq!(Outcome::from(&Fault::Unavailable("down".into())), Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn what_each_stor_did_is_counted() {
+        let (mirror, stores) = three();
+        mirror.asked(&stores[1], Asked::First);
+        mirror.received(&stores[1], 7);
+        mirror.report(&stores[1], Outcome::Corrupt);
+        mirror.asked(&stores[1], Asked::Again);
+        mirror.received(&stores[1], 5);
+        mirror.report(&stores[1], Outcome::Answered);
+        mirror.report(&stores[2], Outcome::Failed);
+        let stats = mirror.stats();
+        let untouched = StorStats { name: stores[0].name().into(), ..StorStats::default() };
+        assert_eq!(stats[0], untouched);
+        assert_eq!(
+            stats[1],
+            StorStats { requests: 2, retries: 1, bytes: 12, verification_failures: 1, ..untouched.clone() }
+        );
+        assert_eq!(stats[2], StorStats { failures: 1, stands_back: true, ..untouched });
     }
 
     #[tokio::test]

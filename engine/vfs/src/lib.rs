@@ -43,6 +43,7 @@ mod drive;
 mod error;
 mod frontend;
 pub mod kernel;
+mod measured;
 #[cfg(feature = "memfs")]
 pub mod memfs;
 mod types;
@@ -51,6 +52,7 @@ mod vfs;
 pub use drive::{Started, drive, start};
 pub use error::{Error, ErrorKind, Result};
 pub use frontend::{Frontend, Mount, MountError, MountOptions, Passthrough};
+pub use measured::{Measured, Measurement, Operation, Operations};
 pub use types::{
     Attr, Caller, Created, Device, DirEntry, Entry, FallocateMode, Fh, FileKind, FileRange, Ino, KernelCache,
     Lookup, Name, NameError, OpenFlags, Opened, RenameMode, SeekWhence, SetAttr, SetTime, SetXattrMode,

@@ -26,7 +26,7 @@ use super::sparse::SparseWriter;
 use super::usage::Claim;
 use crate::codec::{self, DecodeError, Decoded, Sink};
 use crate::crypt::decode_v1_sealed;
-use crate::mirror::Outcome;
+use crate::mirror::{Asked, Outcome};
 use crate::{Check, Chunk, ContentId, Fault, Mirror, Store, StoreError};
 
 /// A body up to this length is received before it is decoded; a longer one is decoded as it arrives.
@@ -125,6 +125,8 @@ impl Fetch {
                 let patience =
                     in_milliseconds(reach.give_up.saturating_duration_since(Instant::now()) / left);
                 left -= 1;
+                let failed_before = failures.iter().any(|(failed, _)| Arc::ptr_eq(failed, &stor));
+                self.sources.asked(&stor, if failed_before { Asked::Again } else { Asked::First });
                 let error = match self.chunk_from(&stor, patience, &lane, reach).await? {
                     Ok(arrived) => {
                         self.sources.report(&stor, Outcome::Answered);
@@ -316,6 +318,7 @@ impl Arriving<'_> {
         if let Some(piece) = &piece {
             self.received += piece.len() as u64;
             self.fetch.cache.counters.stored_bytes.add(piece.len() as u64);
+            self.fetch.sources.received(self.stor, piece.len() as u64);
             self.lane.moves();
             if self.received > self.reach.bytes {
                 self.reach.bytes = self.received;

@@ -50,6 +50,7 @@ impl CachedFile {
                         _ if !file.is_intact() => self.cache.let_go(&self.content, &file),
                         Ok(()) => {
                             self.cache.counters.hits.add(1);
+                            self.cache.counters.read_bytes.add(bytes.len() as u64);
                             return Ok(bytes.into());
                         }
                         Err(error) => self.cache.distrust(&self.content, &error),
@@ -162,6 +163,7 @@ impl CachedFile {
             }
         }
         if bytes.len() as u64 == part.end - part.start {
+            counters.read_bytes.add(bytes.len() as u64);
             Ok(Some(bytes.into()))
         } else {
             Err(FetchError::new(self.content.id, Reason::Gap))

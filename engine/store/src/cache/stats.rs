@@ -29,6 +29,8 @@ counters! {
     hits,
     /// Reads that waited for a fetch.
     misses,
+    /// Bytes that reads were answered with.
+    read_bytes,
     /// Chunks asked of a stor, each time it was asked.
     fetches,
     /// Stored bytes that arrived from stors.

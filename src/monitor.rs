@@ -1,7 +1,7 @@
 //! `--pprof`: what a process that serves mounts is doing, over HTTP.
 //!
 //! `/debug/pprof/` holds profiles that `go tool pprof` reads ([`cpu`], [`memory`], [`threads`]), `/metrics` numbers for Prometheus
-//! ([`metrics`]), and `/` a page for people ([`status`]). All of it is read-only; nothing here changes a mount, that is what the
+//! ([`mod@metrics`]), and `/` a page for people ([`status`]). All of it is read-only; nothing here changes a mount, that is what the
 //! control socket is for.
 //!
 //! Without the option nothing is counted or listened to. With it, who reaches the address may read everything, so it is one of

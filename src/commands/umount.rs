@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use tokio::time::timeout;
 
 use crate::cli::UmountArgs;
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: UmountArgs) -> anyhow::Result<()> {
         Detach::No => ask(&mount, &point, detach).await,
         Detach::Lazily => match timeout(LAZILY, ask(&mount, &point, detach)).await {
             Ok(asked) => asked,
-            Err(_) => Err(anyhow::anyhow!("no answer within {LAZILY:?}")),
+            Err(_) => Err(anyhow!("no answer within {LAZILY:?}")),
         },
     };
     match asked {

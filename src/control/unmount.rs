@@ -1,5 +1,6 @@
 //! `aysfs umount`: the process that serves a mount takes it away itself, so that it knows why it ends.
 
+use anyhow::bail;
 use aysfs_vfs::MountError;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ pub(super) async fn unmount(served: &Served, id: u64, detach: Detach) -> anyhow:
     let point = served.point.display();
     let mount = served.mounted.upgrade().filter(|_| served.id == id);
     // The same filesystem may be bound to other directories, and be seen in other namespaces.
-    let Some(mount) = mount else { anyhow::bail!("that is not the mount on {point} which is served here") };
+    let Some(mount) = mount else { bail!("that is not the mount on {point} which is served here") };
     tracing::info!("asked to unmount {point}");
     match mount.unmount(detach).await {
         Ok(()) if detach == Detach::Lazily => Ok(Unmounted::Done),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use aysfs_engine::{FileData, Layer, Trace};
 use aysfs_store::{Content, Key, Store};
 use aysfs_vfs::FileKind;
@@ -98,7 +98,7 @@ pub(super) async fn why(mount: &Served, path: &[u8]) -> anyhow::Result<Why> {
     };
     let traced = traced.with_context(|| format!("{point}: cannot find out where {full} comes from"))?;
     let Some(Trace { layer, kind, base_path, data }) = traced else {
-        anyhow::bail!("{point}: there is no {full}, neither in the flist nor in local changes");
+        bail!("{point}: there is no {full}, neither in the flist nor in local changes");
     };
     let content = match data {
         None => None,

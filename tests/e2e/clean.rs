@@ -49,7 +49,7 @@ impl Place {
         let point = self.lab.dir("mnt");
         let config = format!(
             "[[mount]]\npath = {point:?}\nbackend = \"main\"\nmode = \"{mode}\"\nflist = {:?}\n\
-             [backend.main]\npath = {:?}\nstor = \"stor\"\nnamespace = \"test\"\n{backend}\n\
+             [backend.main]\npath = {:?}\nstor = \"stor\"\nnamespace = \"test\"\ncache_min_free = \"0\"\n{backend}\n\
              [stor.stor]\nurl = \"{}\"\n",
             self.flist,
             self.lab.path("cache"),
@@ -307,7 +307,7 @@ fn on_a_full_disk_cached_content_goes_first() {
     let lab = Lab::new();
     let Some(disk) = SmallDisk::mount(&lab, "cache", 32) else { return };
     let place = Place::in_lab(lab, [1 << 20; 48]);
-    let mounted = place.mount(&["--mode", "OL", "--lib", "fuse3", "--cache-min-free", "0"]);
+    let mounted = place.mount(&["--mode", "OL", "--lib", "fuse3"]);
     for number in 0..48 {
         let read = mounted.read(&format!("f{number}")).expect("readable");
         assert!(read == tree::noise(number, 1 << 20), "f{number}");

@@ -47,7 +47,8 @@ impl Place {
         let (point, cache) = (self.lab.dir("beside"), self.lab.path("cache"));
         let args = [OsStr::new("mount"), self.flist.as_os_str(), point.as_os_str(), OsStr::new("--cache")];
         let url = self.stor.url();
-        let more = ["--namespace", "test", "--mode", "OL", "--stor", &url].map(OsStr::new);
+        let more =
+            ["--namespace", "test", "--cache-min-free", "0", "--mode", "OL", "--stor", &url].map(OsStr::new);
         let mut daemon = Daemon::start(args.into_iter().chain([cache.as_os_str()]).chain(more));
         daemon.wait_for_log("all mounts are up");
         (daemon, point)

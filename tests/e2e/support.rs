@@ -381,6 +381,8 @@ impl Mounted {
             ]
             .into_iter()
             .chain(["--namespace", "test", "--stor", stor].map(OsStr::new))
+            // What is cached is not to depend on how full the disk of the tests is.
+            .chain(["--cache-min-free", "0"].map(OsStr::new))
             .chain(more.iter().map(OsStr::new)),
         );
         daemon.wait_for_log("all mounts are up");

@@ -133,11 +133,13 @@ impl Space {
     pub(super) fn of(directory: &OwnedFd, min_free: MinFree) -> std::io::Result<Self> {
         let stat = fstatvfs(directory)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        // As df(1) has it: what is kept back for root is not there.
+        let total = bytes(stat.f_blocks.saturating_sub(stat.f_bfree).saturating_add(stat.f_bavail));
         let min_free = match min_free {
-            MinFree::Percent(percent) => bytes(stat.f_blocks) / 100 * u64::from(percent),
+            MinFree::Percent(percent) => total / 100 * u64::from(percent),
             MinFree::Bytes(bytes) => bytes,
         };
-        Ok(Self { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail), min_free })
+        Ok(Self { total, free: bytes(stat.f_bavail), min_free })
     }
 
     /// Whether `more` bytes fit.

@@ -18,6 +18,7 @@ mod overlay_full;
 mod overlay_judge;
 mod overlay_passthrough;
 mod overlay_state;
+mod reload;
 mod roundtrip;
 mod sharing;
 mod small_disk;

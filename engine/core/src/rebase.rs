@@ -10,7 +10,7 @@ use aysfs_vfs::{Error, Ino, Mount, Name};
 
 use crate::AysFs;
 use crate::base::Base;
-use crate::compare::{Differences, compare};
+use crate::compare::compare;
 use crate::edition::Edition;
 use crate::numbers::Numbers;
 
@@ -100,9 +100,13 @@ impl AysFs {
         if base.is_same(&before.now.base) {
             return Ok(Changes::default());
         }
-        let Differences { kept, changes } = compare(&before.now, &base)?;
-        self.show(before.now.followed_by(base, &kept), |ino| self.held.is_held(ino));
-        Ok(changes)
+        let mut found = compare(&before.now, &base)?;
+        let next = before.now.followed_by(base, &found.kept);
+        let is_known = |ino| self.held.is_held(ino) && next.numbers.node(ino).is_none();
+        let below = found.names_below(&before.now, is_known)?;
+        found.changes.names.splice(..0, below);
+        self.show(next, |ino| self.held.is_held(ino));
+        Ok(found.changes)
     }
 }
 

@@ -125,7 +125,14 @@ impl fmt::Display for MountStatus {
             )?;
         }
         let Some(backlog) = &self.push else { return Ok(()) };
-        write!(f, "  push     {} files wait", backlog.pending)?;
+        write!(f, "  push     ")?;
+        if let Some(version) = backlog.version {
+            write!(f, "version {version} of the flist, ")?;
+        }
+        if let Some(seconds) = backlog.pushed_seconds {
+            write!(f, "pushed {} ago, ", span(seconds))?;
+        }
+        write!(f, "{} files wait", backlog.pending)?;
         if let Some(seconds) = backlog.oldest_seconds {
             write!(f, ", the oldest for {}", span(seconds))?;
         }
@@ -182,6 +189,8 @@ mod tests {
                 pending: 2,
                 oldest_seconds: Some(3723),
                 why: Some("a.o: the stor is down".to_owned()),
+                pushed_seconds: Some(60),
+                version: Some(9),
             }),
             process: ProcessStatus { pid: 42, version: "1.2.3".to_owned(), up_seconds: 61 },
         };
@@ -191,7 +200,7 @@ mod tests {
   flist    /a.flist, app\\u{1b}[0m, version 7, 3 entries, SHA-256 00ff
   cache    /var/a: 1 hits, 2 misses, 3 fetches of 4 bytes, 5 retries, 6 verification failures
   stor     http://a/: stands back, 9 requests, 8 failures, 0 verification failures
-  push     2 files wait, the oldest for 1h 2m 3s: a.o: the stor is down
+  push     version 9 of the flist, pushed 1m ago, 2 files wait, the oldest for 1h 2m 3s: a.o: the stor is down
 ";
         assert_eq!(status.to_string(), expected);
         status.push = Some(Backlog::default());

@@ -22,6 +22,7 @@ mod overlay_state;
 mod pprof;
 mod push;
 mod push_crash;
+mod reload;
 mod roundtrip;
 mod sharing;
 mod small_disk;

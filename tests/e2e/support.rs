@@ -307,6 +307,11 @@ impl Faulty {
         self.server.requests("GET", &format!("/store/test/{}", object.key))
     }
 
+    /// How often something was asked for at a path.
+    pub(crate) fn requests(&self, path: &str) -> usize {
+        self.server.requests("GET", path)
+    }
+
     /// Holds all requests from now on; see [`Faulty::held`].
     pub(crate) fn hold(&self) -> Gate {
         let gate = Gate::default();

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use aysfs_flist::{Children, Content as Listed, Corrupt, Kind, Node, NodeRef};
 use aysfs_vfs::kernel::raw;
-use aysfs_vfs::{Ino, Result};
+use aysfs_vfs::{Ino, Name, Result};
 
 use crate::base::{Base, content_id, damaged};
 use crate::edition::Edition;
@@ -25,6 +25,37 @@ pub(crate) struct Differences {
     pub(crate) kept: Vec<Option<Ino>>,
     /// What the kernel has to drop.
     pub(crate) changes: Changes,
+    /// Directories of the old base that are gone, with all that is below them.
+    gone: Vec<Node>,
+}
+
+impl Differences {
+    /// The names in directories that are gone and `is_known`, the deepest first.
+    ///
+    /// The kernel drops what is below a name with the name, but for what is in use, which it would keep for as long as it has the
+    /// memory.
+    pub(crate) fn names_below(
+        &self,
+        old: &Edition,
+        is_known: impl Fn(Ino) -> bool,
+    ) -> Result<Vec<(Ino, Name)>> {
+        let (mut names, mut pending) = (Vec::new(), self.gone.clone());
+        while let Some(directory) = pending.pop() {
+            let ino = old.ino(directory);
+            if !is_known(ino) {
+                continue;
+            }
+            for child in old.base.index().children(directory).map_err(damaged)? {
+                let (name, node) = child.map_err(damaged)?;
+                names.push((ino, raw::name(name)?));
+                if old.base.index().node(node).map_err(damaged)?.kind() == Kind::Directory {
+                    pending.push(node);
+                }
+            }
+        }
+        names.reverse();
+        Ok(names)
+    }
 }
 
 /// Compares what is shown with what is to be.
@@ -34,7 +65,11 @@ pub(crate) fn compare(old: &Edition, new: &Base) -> Result<Differences> {
         new,
         moved: moved_directories(old, new).map_err(damaged)?,
         is_used: vec![false; old.base.index().len()],
-        found: Differences { kept: vec![None; new.index().len()], changes: Changes::default() },
+        found: Differences {
+            kept: vec![None; new.index().len()],
+            changes: Changes::default(),
+            gone: Vec::new(),
+        },
         ahead: Vec::new(),
     };
     walk.ahead.push((Node::ROOT, Node::ROOT));
@@ -100,6 +135,9 @@ impl<'a> Walk<'a> {
             if let (Some((name, old)), Ordering::Less) = (one, order) {
                 self.name(ino, name)?;
                 self.found.changes.removed += self.names_from(old)?;
+                if old_index.node(old).map_err(damaged)?.kind() == Kind::Directory {
+                    self.found.gone.push(old);
+                }
             }
             if let (Some((name, new)), Ordering::Greater) = (other, order) {
                 self.name(ino, name)?;
@@ -155,6 +193,9 @@ impl<'a> Walk<'a> {
         // What is below them; the name itself is counted.
         let below = |names: u64| names.saturating_sub(1);
         self.found.changes.removed += below(self.names_from(old)?);
+        if was.kind() == Kind::Directory {
+            self.found.gone.push(old);
+        }
         self.found.changes.added += below(self.names_to(new)?);
         Ok(false)
     }

@@ -112,11 +112,26 @@ impl Shown {
         Ok((edition, edition.base.index().node(node).map_err(damaged)?))
     }
 
+    /// The same of a directory, to look for what is in it: nothing, once a reload has taken it away. Whoever was on the way through it
+    /// begins again (the kernel does so by itself), and nothing comes to be held by way of what is not shown.
+    pub(crate) fn directory(&self, ino: Ino) -> Result<(&Edition, NodeRef<'_>)> {
+        let (edition, of) = self.find(ino)?;
+        match of.kind() {
+            Kind::Directory if !self.is_now(edition) => Err(ErrorKind::Stale.into()),
+            Kind::Directory => Ok((edition, of)),
+            _ => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn is_now(&self, edition: &Edition) -> bool {
+        std::ptr::eq(edition, &*self.now)
+    }
+
     /// What `stat` shows: that it has no name, if it is gone.
     pub(crate) fn entry(&self, ino: Ino) -> Result<Entry> {
         let (edition, of) = self.find(ino)?;
         let mut entry = edition.entry(&of).map_err(damaged)?;
-        if !std::ptr::eq(edition, &*self.now) {
+        if !self.is_now(edition) {
             entry.attr.nlink = 0;
         }
         Ok(entry)

@@ -181,8 +181,7 @@ impl Vfs for AysFs {
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup> {
         let shown = self.shown.load();
-        let (edition, directory) = shown.find(parent)?;
-        is_directory(&directory)?;
+        let (edition, directory) = shown.directory(parent)?;
         let index = edition.base.index();
         let Some(node) = index.lookup(directory.number(), name.as_bytes()).map_err(damaged)? else {
             return Ok(Lookup::Absent(Base::TTL));
@@ -300,8 +299,7 @@ impl Vfs for AysFs {
     /// is a position in: a listing that began before a reload goes on behind the name that it had come to.
     async fn readdir(&self, ino: Ino, _fh: Fh, cookie: u64, sink: &mut dyn DirSink) -> Result<()> {
         let shown = self.shown.load();
-        let (edition, of) = shown.find(ino)?;
-        is_directory(&of)?;
+        let (edition, of) = shown.directory(ino)?;
         let index = edition.base.index();
         let serial = edition.serial % COOKIE_SERIALS;
         let cookie_at = |position: u64| serial << POSITION_BITS | position;

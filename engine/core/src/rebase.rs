@@ -10,7 +10,7 @@ use aysfs_vfs::{Error, Ino, Mount, Name};
 
 use crate::AysFs;
 use crate::base::Base;
-use crate::compare::{Differences, compare};
+use crate::compare::compare;
 use crate::edition::Edition;
 use crate::numbers::Numbers;
 
@@ -106,9 +106,13 @@ impl AysFs {
             return Ok(Changes::default());
         }
         self.check_keys(&base)?;
-        let Differences { kept, changes } = compare(&before.now, &base)?;
-        self.show(before.now.followed_by(base, &kept), |ino| self.held.is_held(ino));
-        Ok(changes)
+        let mut found = compare(&before.now, &base)?;
+        let next = before.now.followed_by(base, &found.kept);
+        let is_known = |ino| self.held.is_held(ino) && next.numbers.node(ino).is_none();
+        let below = found.names_below(&before.now, is_known)?;
+        found.changes.names.splice(..0, below);
+        self.show(next, |ino| self.held.is_held(ino));
+        Ok(found.changes)
     }
 }
 

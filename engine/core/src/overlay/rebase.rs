@@ -21,7 +21,7 @@ use super::at::At;
 use super::tree::{Child, Data, Found, Object, Origin, Place, Tree, Where};
 use super::{Overlay, World, origin};
 use crate::base::{Base, damaged};
-use crate::compare::{Differences, compare};
+use crate::compare::compare;
 use crate::edition::Edition;
 use crate::rebase::{Changes, RebaseError};
 
@@ -42,15 +42,18 @@ impl Overlay {
             return Ok(Changes::default());
         }
         w.lower.check_keys(&base)?;
-        let Differences { mut kept, changes } = compare(&old, &base)?;
-        let provisional = old.followed_by(base, &kept);
+        let mut found = compare(&old, &base)?;
+        let provisional = old.followed_by(base, &found.kept);
 
         let mut tree = self.0.tree();
         let plan = tree.plan(w, &provisional)?;
-        let mut told = tree.visible(changes);
         let before = tree.listings(w, &plan)?;
-        plan.give_numbers(&provisional, &mut kept);
-        let next = old.renumbered(&provisional, &kept);
+        plan.give_numbers(&provisional, &mut found.kept);
+        let next = old.renumbered(&provisional, &found.kept);
+        let is_known = |ino| tree.lookups.contains_key(&ino) && next.numbers.node(ino).is_none();
+        let below = found.names_below(&old, is_known)?;
+        found.changes.names.splice(..0, below);
+        let mut told = tree.visible(found.changes);
         let origins = tree.origins(w, &plan, &provisional, &next)?;
         // From here on nothing fails.
         let lookups = &tree.lookups;

@@ -4,7 +4,7 @@ use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Ino, Result};
 use rustix::fs::FileType;
 
-use super::tree::{Data, Found, Object, Origin, Tree, listed_kind};
+use super::tree::{Data, Directory, Found, Leaf, Object, Origin, Tree, listed_kind};
 use super::{Overlay, World, blocking};
 use crate::trace::{FileData, Layer, Trace, names};
 
@@ -48,29 +48,20 @@ impl Tree {
 
     /// What is known of an inode of the upper.
     fn trace_upper(&self, w: &World, ino: Ino, kind: FileType) -> Result<Trace> {
-        let local = Trace { layer: Layer::Upper, kind: Some(listed_kind(kind)), base_path: None, data: None };
-        let below = match self.objects.get(&ino) {
-            Some(Object::Directory(directory)) => {
-                return match directory.lower {
-                    Some(lower) => trace_base(w, lower, Layer::Merged),
-                    None => Ok(local),
-                };
+        let local = |layer, data| Ok(Trace { layer, kind: Some(listed_kind(kind)), base_path: None, data });
+        match self.objects.get(&ino) {
+            Some(Object::Directory(Directory { lower: Some(lower), .. })) => {
+                trace_base(w, *lower, Layer::Merged)
             }
-            Some(Object::Leaf(leaf)) => match &leaf.data {
-                Data::Here => None,
-                Data::Below(origin) => Some(origin),
+            Some(Object::Leaf(Leaf { data: Data::Below(origin), .. })) => match origin {
+                Origin::Base(below) => trace_base(w, *below, Layer::Metacopy),
+                Origin::Replaced(content) => {
+                    local(Layer::Metacopy, Some(FileData::Stored(content.as_ref().clone())))
+                }
+                Origin::Lost => local(Layer::Metacopy, Some(FileData::Lost)),
             },
-            None => None,
-        };
-        let data = match below {
-            Some(Origin::Base(below)) => return trace_base(w, *below, Layer::Metacopy),
-            Some(Origin::Replaced(content)) => FileData::Stored(content.as_ref().clone()),
-            Some(Origin::Lost) => FileData::Lost,
-            None if kind == FileType::RegularFile => FileData::Local,
-            None => return Ok(local),
-        };
-        let layer = if below.is_some() { Layer::Metacopy } else { Layer::Upper };
-        Ok(Trace { layer, data: Some(data), ..local })
+            _ => local(Layer::Upper, (kind == FileType::RegularFile).then_some(FileData::Local)),
+        }
     }
 }
 

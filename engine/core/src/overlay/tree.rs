@@ -246,16 +246,21 @@ impl Tree {
             Some(Object::Leaf(_)) => return Err(ErrorKind::NotADirectory.into()),
             None => {}
         }
-        let below = self.below(w, self.shows_through(w, parent)?, name)?;
+        let shown = self.shows_through(w, parent)?;
+        let below = self.below(w, shown, name)?;
         Ok(below.filter(|(ino, _)| !self.is_elsewhere(*ino)).map(|(ino, kind)| Found::Base(ino, kind)))
     }
 
     /// The directory of the base that can be seen in a directory: none in what was removed.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale) if a reload has taken it away: whoever was on the way through it begins again.
     fn shows_through(&self, w: &World, ino: Ino) -> Result<Option<Ino>> {
-        Ok(match self.directory(w, ino)? {
-            (_, _, Where::Removed(_)) if self.objects.contains_key(&ino) => None,
-            (lower, ..) => lower,
-        })
+        match self.directory(w, ino)? {
+            (_, _, Where::Removed(_)) if self.objects.contains_key(&ino) => Ok(None),
+            (_, _, Where::Removed(_)) => Err(ErrorKind::Stale.into()),
+            (lower, ..) => Ok(lower),
+        }
     }
 
     /// Whether a directory of the base, of which its own place in the upper says nothing, is in another one: only a

@@ -133,7 +133,7 @@ pub(crate) enum Outcome {
     /// Its content is in the stor.
     Stored {
         position: usize,
-        file: FileContent,
+        file: Box<FileContent>,
         /// The length of its object, if the stor did not have that.
         new: Option<u64>,
     },
@@ -231,7 +231,7 @@ impl Job<'_> {
             self.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
             file.found_under(&known[&key]);
             // One of several files with the same content.
-            outcomes.push(Outcome::Stored { position, file, new: new.remove(&key) });
+            outcomes.push(Outcome::Stored { position, file: file.into(), new: new.remove(&key) });
         }
         Ok(outcomes)
     }

@@ -99,7 +99,7 @@ mod tests {
         let journal = Journal::open(path.clone()).expect("opened");
         let [a, b, c] = [1, 2, 3].map(|byte| Key::sha256([byte; 32]));
         journal.note(vec![(a.clone(), b"a".to_vec()), (b.clone(), b"odd\nname".to_vec())]).expect("noted");
-        journal.settle(&HashSet::from([a.clone()])).expect("settled");
+        journal.settle(&HashSet::from([a])).expect("settled");
         assert_eq!(keys(&path), [b.clone()]);
         journal.note(vec![(c.clone(), b"c".to_vec())]).expect("noted in the new file");
         assert_eq!(keys(&path), [b.clone(), c.clone()]);

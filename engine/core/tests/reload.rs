@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use aysfs_engine::{AysFs, Changes, CommitOptions, CommitProgress, RebaseError};
+use aysfs_engine::{AysFs, Changes, CommitOptions, SendProgress, RebaseError};
 use aysfs_flist::{Entry, Kind, Timestamp};
 use aysfs_vfs::{DirEntry, DirSink, Entry as Found, ErrorKind, Fh, FileKind, Filled, Ino, Lookup, Vfs};
 use bytes::Bytes;
@@ -316,7 +316,7 @@ async fn local_changes_stay_on_top() {
 async fn committed(lab: &Lab, mounted: &Mount) -> Vec<u8> {
     let options = CommitOptions { header: Default::default(), spool: lab.dir.path().into() };
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let progress = Arc::<CommitProgress>::default();
+    let progress = Arc::<SendProgress>::default();
     mounted.0.commit(&options, file.reopen().expect("there"), &progress).await.expect("committed");
     std::fs::read(file).expect("read")
 }

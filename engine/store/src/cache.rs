@@ -22,11 +22,13 @@ mod disk;
 mod error;
 mod fetch;
 mod file;
+mod hold;
 mod input;
 mod lane;
 mod loan;
 mod memory;
 mod partial;
+mod room;
 mod scan;
 mod seal;
 mod sole;
@@ -34,6 +36,7 @@ mod sparse;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod usage;
 mod verified;
 
@@ -58,24 +61,26 @@ use rustix::io::{Errno, pread};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 
-use self::clean::Fruitless;
 use self::disk::{Disk, Doubtful, Found, PartialFile};
 use self::error::Reason;
 use self::lane::Lanes;
 use self::memory::Memory;
 use self::partial::{Partial, Publication, Task};
+use self::room::Fruitless;
 use self::stats::Counters;
 use self::usage::Usage;
 use crate::{Content, ContentId, Mirror};
 
 pub use self::age::Clock;
-pub use self::clean::{CleanMode, Cleaned, Held, Inventory, Upkeep};
+pub use self::clean::{CleanMode, Cleaned, Inventory};
 pub use self::disk::CacheError;
 pub use self::error::FetchError;
 pub use self::file::CachedFile;
+pub use self::hold::Held;
 pub use self::loan::{Borrower, Lent};
 pub use self::seal::Boot;
 pub use self::stats::CacheStats;
+pub use self::upkeep::Upkeep;
 pub use self::usage::{Limits, MinFree};
 pub use self::verified::VerifiedFile;
 

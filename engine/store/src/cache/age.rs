@@ -33,6 +33,11 @@ impl Clock {
     }
 }
 
+/// A time as a difference of moments.
+pub(super) fn seconds(time: Duration) -> Seconds {
+    Seconds::try_from(time.as_secs()).unwrap_or(Seconds::MAX)
+}
+
 /// The last read of an open file.
 #[derive(Debug)]
 pub(super) struct LastRead {

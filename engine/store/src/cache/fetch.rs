@@ -17,11 +17,11 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Cache;
-use super::clean::Need;
 use super::error::{FetchError, Reason, SourceError};
 use super::input::Input;
 use super::lane::Lane;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
+use super::room::Need;
 use super::sparse::SparseWriter;
 use super::usage::Claim;
 use crate::codec::{self, DecodeError, Decoded, Sink};

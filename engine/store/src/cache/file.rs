@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::clean::Need;
 use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::Fetch;
 use super::partial::{Accept, Arrived, Partial, Want};
+use super::room::Need;
 use super::verified::VerifiedFile;
 use super::{Cache, Place, lock};
 use crate::{Content, Mirror};

@@ -386,13 +386,13 @@ impl Vfs for Overlay {
 
     async fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: Bytes) -> Result<u32> {
         let file = self.0.writable_file(ino)?;
-        let written = match write_at(&*file, &data, offset) {
+        let written = match write_at(&file, &data, offset) {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 let layers = self.0.clone();
                 // Cached content has to go first.
                 blocking(move || {
                     layers.w.lower.cache().make_space(ROOM);
-                    write_at(&*file, &data, offset)
+                    write_at(&file, &data, offset)
                 })
                 .await?
             }

@@ -88,7 +88,7 @@ fn what_one_machine_writes_another_one_sees_and_the_stor_does_not() {
         fs::write(own.join("changed"), lib).expect("written");
         fs::rename(own.join("long"), own.join("elsewhere")).expect("renamed");
         fs::remove_file(own.join(NAME)).expect("removed");
-        symlink("changed", own.join("link")).expect("made");
+        symlink("changed", own.join("new-link")).expect("made");
         let pushed = writable.push();
         assert_eq!((&pushed["files"], &pushed["published"]), (&1.into(), &true.into()), "{pushed}");
         let elsewhere = Mounted::with(&there, &list, &stor.url(), &["--key", text(&key)]);
@@ -112,7 +112,7 @@ fn an_outage_loses_nothing_and_ends_by_itself() {
     let faulty = Faulty::start(&lab.dir("stor"));
     let mut writable = Writable::start(&lab, &faulty.url(), "@every 100ms", "deadline = \"1s\"\n");
     fs::write(writable.point.join("first"), "first").expect("written");
-    let list = lab.path("stor/static/test.flist");
+    let list = lab.path("stor/.static/test.flist");
     let names = |name: &str| fs::read_to_string(&list).is_ok_and(|list| list.contains(name));
     wait_for("the first push", || names("first"));
 

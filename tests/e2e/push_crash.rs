@@ -137,7 +137,7 @@ fn kills_of_the_pusher_lose_nothing_and_the_list_ends_as_the_tree() {
     assert_eq!((&again["files"], &again["published"]), (&0.into(), &false.into()), "{again}");
 
     let elsewhere = Lab::new();
-    let list = root.join("static/test.flist");
+    let list = root.join(".static/test.flist");
     let mounted = Mounted::new(&elsewhere, &list, &faulty.direct());
     assert_same(&writable.point, &mounted.point, Fidelity::Settable);
     model.assert_shown(&mounted.point);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use aysfs_engine::{AysFs, Changes, CommitOptions, SendProgress, RebaseError};
+use aysfs_engine::{AysFs, Changes, CommitOptions, RebaseError, SendProgress};
 use aysfs_flist::{Entry, Kind, Timestamp};
 use aysfs_vfs::{DirEntry, DirSink, Entry as Found, ErrorKind, Fh, FileKind, Filled, Ino, Lookup, Vfs};
 use bytes::Bytes;
@@ -394,6 +394,11 @@ impl Random {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        let position = self.below(from.len().max(1) as u64);
+        from.get(usize::try_from(position).expect("less than there are"))
+    }
 }
 
 /// A tree of few names, so that much meets.
@@ -425,8 +430,7 @@ fn random_list(lab: &Lab, random: &mut Random) -> Vec<Entry> {
 async fn random_step(mounted: &Mount, random: &mut Random) {
     let tree = mounted.tree().await;
     let paths: Vec<_> = tree.keys().cloned().collect();
-    let pick = |random: &mut Random| paths.get(random.below(paths.len().max(1) as u64) as usize).cloned();
-    let Some(one) = pick(random) else { return };
+    let Some(one) = random.pick(&paths).cloned() else { return };
     let is_directory = |path: &str| tree.get(path).is_some_and(|content| content == "/");
     let (parent, last) = mounted.parent(&one).await;
     match random.below(6) {
@@ -443,14 +447,14 @@ async fn random_step(mounted: &Mount, random: &mut Random) {
             mounted.0.setattr(ino, None, changes).await.expect("changed");
         }
         3 | 4 => {
-            let Some(other) = pick(random) else { return };
+            let Some(other) = random.pick(&paths).cloned() else { return };
             let to = format!("{other}{}", if random.below(2) == 0 { "" } else { "x" });
             let (to, new_name) = mounted.parent(&to).await;
             let mode = aysfs_vfs::RenameMode::Replace;
             drop(mounted.0.rename(parent, &last, to, &new_name, mode).await);
         }
         _ => {
-            let new = ["a", "b", "c"][random.below(3) as usize];
+            let new = random.pick(&["a", "b", "c"]).expect("one of them");
             let at = if is_directory(&one) { mounted.ino(&one).await } else { Ino::ROOT };
             drop(mounted.0.mkdir(ROOT, at, &name(new), 0o755).await);
         }

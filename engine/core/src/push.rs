@@ -312,8 +312,8 @@ impl Pusher {
         io::copy(&mut &file, &mut digest).map_err(unkept)?;
         let sha256 = hex::encode(digest.0.finalize());
         // Before it is sent, so that it is known as ours whatever happens meanwhile.
-        if state.sending.as_ref() != Some(&sha256) {
-            state.sending = Some(sha256);
+        if !state.sending.contains(&sha256) {
+            state.sending.push(sha256.clone());
             self.remember(state)?;
         }
         let name = static_name(&self.options.namespace);
@@ -325,8 +325,11 @@ impl Pusher {
         let write = |condition| self.stors().write_named(&name, &body, condition);
         let etag = match write(condition).await {
             Err(error) if matches!(error.fault, Fault::Conflict) => match self.published(&name).await? {
-                // A crash came before that could be remembered.
-                Some((etag, there)) if Some(&there) == state.sending.as_ref() => Ok(etag),
+                Some((etag, there)) if there == sha256 => Ok(etag),
+                // It arrived, and a crash or the network kept that from us.
+                Some((etag, there)) if state.sending.contains(&there) => {
+                    write(Precondition::Version(etag)).await
+                }
                 Some(_) => return Err(PushError::Stale { name }),
                 None => write(Precondition::Absent).await,
             },
@@ -335,7 +338,7 @@ impl Pusher {
         let etag = etag.map_err(PushError::Publish)?;
         let tree = state.tree.clone().unwrap_or_default();
         state.published = Some(Published { etag: etag.0, tree });
-        state.sending = None;
+        state.sending.clear();
         self.remember(state)?;
         Ok(true)
     }

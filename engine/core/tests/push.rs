@@ -291,6 +291,32 @@ async fn a_list_that_another_machine_published_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn a_list_that_arrived_unnoticed_is_known_as_ours() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"one").await;
+    let first = pusher(&lab, &mounted);
+    // The answer to the list is lost; what it was is known only from what is kept for it.
+    let gate = Gate::default();
+    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
+    let progress = Arc::default();
+    tokio::select! {
+        _ = first.round(&progress) => panic!("it waits"),
+        () = gate.reached_by(1) => {}
+    }
+    let name = static_name(&"app".parse().expect("a namespace"));
+    let list = std::fs::read(lab.path("push/published.flist")).expect("kept");
+    let sent = aysfs_store::Upload::Bytes(list.into());
+    lab.objects.write_named(&name, &sent, aysfs_store::Precondition::None).await.expect("written");
+    drop(first);
+    lab.stor.set(Trouble::None);
+    mounted.write("b", WRITE, 0, b"two").await;
+    let second = pusher(&lab, &mounted);
+    assert!(push(&second).await.published);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
 async fn what_the_base_has_is_listed_and_not_sent() {
     let lab = Lab::new();
     let entries = [lab.file("kept", b"kept"), lab.file("gone", b"gone"), lab.file("changed", b"old")];

@@ -22,8 +22,8 @@ pub(super) struct State {
     pub(super) tree: Option<String>,
     /// The list that the stor has.
     pub(super) published: Option<Published>,
-    /// The digest of a list that was about to be published, or is.
-    pub(super) sending: Option<String>,
+    /// The digests of lists that were sent since, and that the stor may have.
+    pub(super) sending: Vec<String>,
 }
 
 /// A list that was published.

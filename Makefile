@@ -57,8 +57,8 @@ posix: setup-posix ## pjdfstest and fsx on each frontend, at length
 	tests/posix.sh 50
 
 .PHONY: crash
-crash: setup ## Kills the daemon under local changes, 500 times, and on a disk that is full
-	AYSFS_CRASH_KILLS=500 cargo test --locked -p aysfs --test e2e -- --nocapture overlay_crash::
+crash: setup ## Kills the daemon under local changes, 500 times, on a disk that is full, and 300 times while it pushes
+	AYSFS_CRASH_KILLS=500 AYSFS_PUSH_KILLS=300 cargo test --locked -p aysfs --test e2e -- --nocapture overlay_crash:: push_crash::
 
 .PHONY: demo
 demo: setup ## A first look: packs a real tree, mounts it, runs a program from it

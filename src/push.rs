@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aysfs_config::Schedule;
+use aysfs_config::{Compression, Schedule};
 use aysfs_engine::push::{PushError, Pushed, Pusher, PusherOptions};
 use aysfs_engine::{Destination, Overlay};
-use aysfs_store::{Mirror, Namespace};
+use aysfs_store::{Mirror, Namespace, codec};
 use tracing::info;
 
 use crate::jobs::{Job, WallClock};
+
+/// Beyond it brotli is several times slower for a few per cent.
+const BROTLI_QUALITY: u32 = 5;
 
 /// The changes of a mount are pushed until this is dropped.
 pub(crate) type Pushing = Job<Pushed>;
@@ -20,6 +23,7 @@ pub(crate) struct PushPlan {
     pub(crate) schedule: Schedule,
     /// Whether the tree is published as a flist.
     pub(crate) publish: bool,
+    pub(crate) compression: Compression,
     /// The transaction log.
     pub(crate) log: PathBuf,
 }
@@ -38,6 +42,11 @@ impl PushPlan {
             namespace: namespace.clone(),
             publish: self.publish,
             destination: Destination::of(stors),
+            compression: match self.compression {
+                Compression::Zstd => codec::Compression::default(),
+                Compression::Brotli => codec::Compression::Brotli(BROTLI_QUALITY),
+                Compression::None => codec::Compression::None,
+            },
             log: self.log.clone(),
         };
         Pusher::open(overlay.clone(), options).map(Arc::new)

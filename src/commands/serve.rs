@@ -126,6 +126,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         push: (backend.upload && matches!(mount.mode, Mode::ReadWrite(_))).then(|| PushPlan {
             schedule: backend.push_schedule.clone(),
             publish: backend.publish,
+            compression: backend.compression,
             log: backend.log.clone(),
         }),
     })

@@ -81,15 +81,14 @@ fn what_one_machine_writes_another_one_sees_and_the_stor_does_not() {
         let list = PathBuf::from(published(&stor.url()));
         let elsewhere = Mounted::with(&there, &list, &stor.url(), &["--key", text(&key), "--lib", lib]);
         assert_same(&writable.point, &elsewhere.point, Fidelity::Settable);
-        elsewhere.stop();
-
         fs::write(own.join("changed"), lib).expect("written");
         fs::rename(own.join("long"), own.join("elsewhere")).expect("renamed");
         fs::remove_file(own.join(NAME)).expect("removed");
         symlink("changed", own.join("new-link")).expect("made");
         let pushed = writable.push();
         assert_eq!((&pushed["files"], &pushed["published"]), (&1.into(), &true.into()), "{pushed}");
-        let elsewhere = Mounted::with(&there, &list, &stor.url(), &["--key", text(&key), "--lib", lib]);
+        let said = run_ok(["reload".as_ref(), elsewhere.point.as_os_str(), "--json".as_ref()]);
+        assert!(!said.contains("\"added\":0"), "{said}");
         assert_same(&writable.point, &elsewhere.point, Fidelity::Settable);
         elsewhere.stop();
         assert_nothing_shows(&root);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
+use aysfs_store::codec::Compression;
 use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
 
@@ -143,6 +144,7 @@ pub async fn pack(
     }
     let job = Job {
         form: Form::of(options.dialect),
+        compression: Compression::default(),
         secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
         spool: options.spool.clone(),
         mapped_stores: MappedStores::Missed,

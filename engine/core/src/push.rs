@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aysfs_flist::{Dialect, Entry, Header, Timestamp};
+use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
 use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
 use futures::TryStreamExt;
@@ -58,6 +59,8 @@ pub struct PusherOptions {
     pub publish: bool,
     /// Where content goes.
     pub destination: Destination,
+    /// How it is compressed.
+    pub compression: Compression,
     /// The transaction log.
     pub log: PathBuf,
 }
@@ -238,6 +241,7 @@ impl Pusher {
     async fn push(&self, state: &mut State, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
         let how = PushOptions {
             destination: self.options.destination.clone(),
+            compression: self.options.compression,
             spool: self.options.dir.clone(),
             idle: IDLE,
         };

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aysfs_flist::{Dialect, Header};
+use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
 use aysfs_store::{Fault, StoreError};
 use aysfs_vfs::Error;
@@ -116,6 +117,7 @@ impl Overlay {
         let inner = self.0.clone();
         let job = Job {
             form: Form::V2,
+            compression: Compression::default(),
             secret: sealing.as_ref().map(Sealing::secret).cloned(),
             spool: options.spool.clone(),
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aysfs_flist::{Ancestor, Entry, Timestamp};
+use aysfs_store::codec::Compression;
 use aysfs_store::{Content, StoreError};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
@@ -33,6 +34,7 @@ const AT_ONCE: usize = 10;
 pub(crate) struct PushOptions {
     /// Where content goes.
     pub(crate) destination: Destination,
+    pub(crate) compression: Compression,
     /// Where the stored form of a large file is kept until it is sent.
     pub(crate) spool: PathBuf,
     /// How long a file must have been left alone that is open for writing.
@@ -166,6 +168,7 @@ impl Overlay {
         let (inner, opened) = (self.0.clone(), inos.clone());
         let job = Job {
             form: Form::V2,
+            compression: options.compression,
             secret: self.stors().secret().cloned(),
             spool: options.spool.clone(),
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
@@ -249,9 +252,15 @@ fn as_sent_before(entries: &mut Vec<Entry>, files: &HashMap<usize, LocalFile>, u
 }
 
 impl Inner {
-    /// Opens a file to be read; whoever writes to it from now on is noticed.
+    /// Opens a file to be read. Whoever writes to it from now on is noticed; one that is open for writing already will not be marked.
     fn open_to_push(&self, ino: Ino) -> io::Result<Option<File>> {
-        self.sending.begin(ino);
+        {
+            // Who opens it for writing holds this lock, too.
+            let _tree = self.tree();
+            if self.open.writable_file(ino).is_none() {
+                self.sending.begin(ino);
+            }
+        }
         self.open_to_send(Some(ino))
     }
 

@@ -111,6 +111,8 @@ pub(crate) enum MappedStores {
 #[derive(Clone, Debug)]
 pub(super) struct Encoding {
     pub(super) form: Form,
+    /// How objects of v2 are compressed.
+    pub(super) compression: Compression,
     /// What objects of v2 are encrypted with, if they are.
     pub(super) secret: Option<Secret>,
     /// A directory for what is too large for memory.
@@ -126,7 +128,7 @@ pub(super) fn encode(
     open: impl Fn() -> io::Result<Option<File>>,
     how: &Encoding,
 ) -> Result<Object, UploadError> {
-    let Encoding { form, secret, spool, mapped_stores, abandoned } = how;
+    let Encoding { form, compression, secret, spool, mapped_stores, abandoned } = how;
     read_stable(path, open, |file, size| {
         if *mapped_stores == MappedStores::Noticed {
             file.sync_data()?;
@@ -134,8 +136,8 @@ pub(super) fn encode(
         let file = WhileWanted { inner: file, abandoned };
         match form {
             Form::V1 => encode_v1(file, size, spool),
-            Form::V2 if size <= IN_MEMORY => encode_small(file, secret.as_ref()),
-            Form::V2 => encode_large(file, secret.as_ref(), spool),
+            Form::V2 if size <= IN_MEMORY => encode_small(file, *compression, secret.as_ref()),
+            Form::V2 => encode_large(file, *compression, secret.as_ref(), spool),
         }
     })
 }
@@ -196,18 +198,23 @@ struct Stored {
     upload: Upload,
 }
 
-fn encode_small(file: impl Read, secret: Option<&Secret>) -> io::Result<Stored> {
+fn encode_small(file: impl Read, compression: Compression, secret: Option<&Secret>) -> io::Result<Stored> {
     let mut plain = Vec::new();
     // One byte more than there should be shows that the file has grown.
     file.take(IN_MEMORY + 1).read_to_end(&mut plain)?;
-    let stored = codec::encode(&plain, Compression::default(), secret);
+    let stored = codec::encode(&plain, compression, secret);
     let (sha256, key) = (Sha256::digest(&plain).into(), Sha256::digest(&stored).into());
     Ok(Stored::object(plain.len() as u64, sha256, key, Upload::Bytes(stored.into())))
 }
 
-fn encode_large(mut file: impl Read + Seek, secret: Option<&Secret>, spool: &Path) -> io::Result<Stored> {
+fn encode_large(
+    mut file: impl Read + Seek,
+    compression: Compression,
+    secret: Option<&Secret>,
+    spool: &Path,
+) -> io::Result<Stored> {
     let mut stored = tempfile::tempfile_in(spool)?;
-    let encoded = codec::encode_file(&mut file, &mut stored, Compression::default(), secret)?;
+    let encoded = codec::encode_file(&mut file, &mut stored, compression, secret)?;
     let upload = Upload::File { file: Arc::new(stored), length: encoded.stored };
     Ok(Stored::object(encoded.size, encoded.id, encoded.key, upload))
 }
@@ -251,7 +258,14 @@ mod tests {
 
     fn encoding(form: Form, spool: &Path) -> Encoding {
         let mapped_stores = MappedStores::Noticed;
-        Encoding { form, secret: None, spool: spool.into(), mapped_stores, abandoned: Arc::default() }
+        Encoding {
+            form,
+            compression: Compression::default(),
+            secret: None,
+            spool: spool.into(),
+            mapped_stores,
+            abandoned: Arc::default(),
+        }
     }
 
     fn append(path: &Path) {
@@ -268,7 +282,7 @@ mod tests {
             || open_path(&path),
             |file, _| {
                 reads += 1;
-                let stored = encode_small(file, None);
+                let stored = encode_small(file, Compression::default(), None);
                 if reads == 1 {
                     append(&path);
                 }
@@ -291,7 +305,7 @@ mod tests {
             |file, _| {
                 reads += 1;
                 append(&path);
-                encode_small(file, None)
+                encode_small(file, Compression::default(), None)
             },
         );
         let error = refused.expect_err("never stable");
@@ -302,8 +316,9 @@ mod tests {
     #[test]
     fn a_file_that_only_seems_unchanged_is_refused() {
         let (_dir, path) = file(b"one");
-        let shorter =
-            |file: &mut File, _| encode_small(file, None).map(|stored| Stored { size: 2, ..stored });
+        let shorter = |file: &mut File, _| {
+            encode_small(file, Compression::default(), None).map(|stored| Stored { size: 2, ..stored })
+        };
         assert!(matches!(read_stable(&path, || open_path(&path), shorter), Err(UploadError::Changing(_))));
     }
 

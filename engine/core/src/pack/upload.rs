@@ -10,9 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_flist::{Entry, Kind};
+use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Secret;
 use aysfs_store::{Fault, Key, Mirror, Store, StoreError, Stored, Upload};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -113,6 +114,8 @@ pub(crate) struct Summary {
 /// How content is stored.
 pub(crate) struct Job<'a> {
     pub(crate) form: Form,
+    /// How objects of v2 are compressed.
+    pub(crate) compression: Compression,
     /// What objects of v2 are encrypted with, if they are.
     pub(crate) secret: Option<Secret>,
     /// Where the stored form of a large file is kept until it is sent.
@@ -141,8 +144,16 @@ pub(crate) enum Outcome {
     Unread { position: usize, error: UploadError },
 }
 
-/// The objects that are known to be in the stor: as what they were to be sent, and what they are called there.
-type Known = Mutex<HashMap<Key, Key>>;
+/// What is known of the objects of one run.
+#[derive(Default)]
+struct Sending {
+    /// Those that are in the stor, or on their way.
+    begun: HashSet<Key>,
+    /// What those that are there are called there.
+    stored: HashMap<Key, Key>,
+    /// Files whose objects were on their way already: their positions, and the keys.
+    twins: Vec<(usize, FileContent, Key)>,
+}
 
 impl Job<'_> {
     /// Sends the content of all regular files that do not say yet where it is, and notes that in their entries.
@@ -187,12 +198,14 @@ impl Job<'_> {
         let abandoned = SetWhenDropped::default();
         let how = Arc::new(Encoding {
             form: self.form,
+            compression: self.compression,
             secret: self.secret.clone(),
             spool: self.spool.clone(),
             mapped_stores: self.mapped_stores,
             abandoned: abandoned.0.clone(),
         });
-        let known = Arc::new(Known::default());
+        let sending = Arc::new(Mutex::new(Sending::default()));
+        let sent = sending.clone();
         stream::iter(files)
             .map(move |(position, path)| {
                 // Set when the stream is dropped.
@@ -206,50 +219,55 @@ impl Job<'_> {
             })
             .buffer_unordered(cores)
             .ready_chunks(BATCH)
-            .map(move |batch| self.send(batch, known.clone()))
+            .map(move |batch| self.send(batch, sending.clone()))
             .buffer_unordered(BATCHES)
+            .chain(stream::once(async move { Ok(self.twins(&sent)) }))
     }
 
     /// Sends what is lacking of a batch.
     async fn send(
         &self,
         batch: Vec<Result<Encoded, UploadError>>,
-        known: Arc<Known>,
+        sending: Arc<Mutex<Sending>>,
     ) -> Result<Vec<Outcome>, UploadError> {
-        let (mut outcomes, mut read) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut first, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for encoded in batch {
             let Encoded { position, path, object } = encoded?;
             match object {
-                Ok(object) => read.push((position, path, object)),
+                Ok(Object { file, key, upload }) => {
+                    let mut sending = lock(&sending);
+                    if sending.begun.insert(key.clone()) {
+                        first.push((position, file, key.clone()));
+                        unsent.push(Unsent { key, path, upload });
+                    } else {
+                        sending.twins.push((position, file, key));
+                    }
+                }
                 Err(error) => outcomes.push(Outcome::Unread { position, error }),
             }
         }
-        let new = self.send_objects(&read, &known).await?;
-        let mut new: HashMap<Key, u64> = new.into_iter().collect();
-        let known = lock(&known);
-        for (position, _, Object { mut file, key, .. }) in read {
-            self.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
-            file.found_under(&known[&key]);
-            // One of several files with the same content.
-            outcomes.push(Outcome::Stored { position, file: file.into(), new: new.remove(&key) });
+        if unsent.is_empty() {
+            return Ok(outcomes);
+        }
+        let mut new = self.send_objects(unsent, &sending).await?;
+        for (position, file, key) in first {
+            let new = new.remove(&key);
+            outcomes.push(self.outcome(position, file, &lock(&sending).stored[&key], new));
         }
         Ok(outcomes)
     }
 
-    /// Sends the objects that are lacking, each once; returns the keys and the lengths of those that the stor did not have.
+    /// Sends the objects that are lacking; returns the lengths of those that the stor did not have.
     async fn send_objects(
         &self,
-        files: &[(usize, Vec<u8>, Object)],
-        known: &Known,
-    ) -> Result<Vec<(Key, u64)>, UploadError> {
-        let asked = unknown(files, known);
-        if asked.is_empty() {
-            return Ok(Vec::new());
-        }
-        let keys: Vec<Key> = asked.iter().map(|object| object.key.clone()).collect();
+        objects: Vec<Unsent>,
+        sending: &Mutex<Sending>,
+    ) -> Result<HashMap<Key, u64>, UploadError> {
+        let keys: Vec<Key> = objects.iter().map(|object| object.key.clone()).collect();
         let there = self.to.has(&keys).await?;
-        let (there, lacking): (Vec<_>, Vec<_>) = asked.into_iter().zip(there).partition(|(_, there)| *there);
-        lock(known).extend(there.into_iter().map(|(object, _)| (object.key.clone(), object.key)));
+        let (there, lacking): (Vec<_>, Vec<_>) =
+            objects.into_iter().zip(there).partition(|(_, there)| *there);
+        lock(sending).stored.extend(there.into_iter().map(|(object, _)| (object.key.clone(), object.key)));
         if let Some(journal) = &self.journal
             && !lacking.is_empty()
         {
@@ -268,9 +286,23 @@ impl Job<'_> {
         if self.journal.is_some() {
             self.confirm(&sent).await?;
         }
-        lock(known).extend(sent.iter().map(|(key, stored, _)| (key.clone(), stored.key.clone())));
+        lock(sending).stored.extend(sent.iter().map(|(key, stored, _)| (key.clone(), stored.key.clone())));
         let created = sent.into_iter().filter(|(_, stored, _)| stored.created);
         Ok(created.map(|(key, _, length)| (key, length)).collect())
+    }
+
+    /// What became of files whose objects others have sent.
+    fn twins(&self, sending: &Mutex<Sending>) -> Vec<Outcome> {
+        let Sending { twins, stored, .. } = std::mem::take(&mut *lock(sending));
+        let twins = twins.into_iter();
+        twins.map(|(position, file, key)| self.outcome(position, file, &stored[&key], None)).collect()
+    }
+
+    /// A file whose object is in the stor, under this key.
+    fn outcome(&self, position: usize, mut file: FileContent, stored: &Key, new: Option<u64>) -> Outcome {
+        self.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
+        file.found_under(stored);
+        Outcome::Stored { position, file: file.into(), new }
     }
 
     /// Asks the stor whether it has what it has taken.
@@ -292,19 +324,6 @@ struct Unsent {
     upload: Upload,
 }
 
-/// The objects of files that are not known to be in the stor, each once.
-fn unknown(files: &[(usize, Vec<u8>, Object)], known: &Known) -> Vec<Unsent> {
-    let (known, mut seen) = (lock(known), HashSet::new());
-    let new =
-        files.iter().filter(|(.., object)| !known.contains_key(&object.key) && seen.insert(&object.key));
-    new.map(|(_, path, object)| Unsent {
-        key: object.key.clone(),
-        path: path.clone(),
-        upload: object.upload.clone(),
-    })
-    .collect()
-}
-
 /// A file that was read, or could not be.
 struct Encoded {
     position: usize,
@@ -312,8 +331,8 @@ struct Encoded {
     object: Result<Object, UploadError>,
 }
 
-fn lock(known: &Known) -> std::sync::MutexGuard<'_, HashMap<Key, Key>> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
+    sending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Opens the regular file at a path, which may lead to something else by now: never follows a link, never waits for a fifo.

@@ -1,12 +1,19 @@
 //! What waits to be pushed, as `aysfs status`, `/metrics` and the status page tell it.
 
 use std::sync::Weak;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aysfs_engine::push::{PushStatus, Pusher};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::about::About;
+
+/// How long local changes are looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For how long what was found is told again.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// What waits at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,19 +33,15 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// What waits now, of a mount that is pushed: its local changes are looked at.
+    /// What waits, of a mount that is pushed: its local changes are looked at, unless somebody has done so a moment ago. Where that takes
+    /// long, what was known before is told.
     pub(crate) async fn now(about: &About) -> Option<Self> {
-        let pusher = about.pusher.as_ref().and_then(Weak::upgrade)?;
-        Some(match pusher.status().await {
-            Ok(status) => Self::of(status),
-            Err(error) => Self { why: Some(format!("{error:#}")), ..Self::of(pusher.known()) },
-        })
-    }
-
-    /// What was found to wait by whoever looked last.
-    pub(crate) fn known(about: &About) -> Option<Self> {
         let pusher = about.pusher.as_ref().and_then(Weak::<Pusher>::upgrade)?;
-        Some(Self::of(pusher.known()))
+        Some(match timeout(PATIENCE, pusher.status(FRESH)).await {
+            Ok(Ok(status)) => Self::of(status),
+            Ok(Err(error)) => Self { why: Some(format!("{error:#}")), ..Self::of(pusher.known()) },
+            Err(_) => Self::of(pusher.known()),
+        })
     }
 
     fn of(status: PushStatus) -> Self {

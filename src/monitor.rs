@@ -44,6 +44,13 @@ pub(crate) struct Watched {
     pub(crate) caches: Vec<(PathBuf, Arc<Cache>)>,
 }
 
+impl Watched {
+    /// What is still mounted.
+    fn mounted(&self) -> Vec<&WatchedMount> {
+        self.mounts.iter().filter(|mount| mount.shows.base(|_| ()).is_some()).collect()
+    }
+}
+
 /// One mount.
 pub(crate) struct WatchedMount {
     pub(crate) point: PathBuf,
@@ -110,7 +117,7 @@ impl Drop for Monitor {
 
 fn router(watched: Arc<Watched>) -> Router {
     Router::new()
-        .route("/", get(async |State(watched): State<Arc<Watched>>| Html(status::page(&watched))))
+        .route("/", get(async |State(watched): State<Arc<Watched>>| Html(status::page(&watched).await)))
         .route("/metrics", get(metrics))
         .route("/debug/pprof", get(async || Redirect::permanent("/debug/pprof/")))
         .route("/debug/pprof/", get(async || Html(profile::INDEX)))
@@ -123,5 +130,5 @@ fn router(watched: Arc<Watched>) -> Router {
 
 async fn metrics(State(watched): State<Arc<Watched>>) -> Response {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics::text(&watched)).into_response()
+    ([(header::CONTENT_TYPE, kind)], metrics::text(&watched).await).into_response()
 }

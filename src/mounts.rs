@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
@@ -17,6 +17,7 @@ use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
 use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::about::{About, Shows};
@@ -93,8 +94,9 @@ impl Mounted {
     pub(crate) async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
-        let push = self.push.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(push) = push {
+        // Held until it is over: whoever waits for that may want to mount the same changes.
+        let mut push = self.push.lock().await;
+        if let Some(push) = push.take() {
             // What is not pushed yet stays where it is, and is pushed when it is mounted again.
             push.stop().await;
         }
@@ -199,7 +201,9 @@ async fn prepare_one(
     match (stors, cache, base) {
         (Ok(stors), Ok(cache), Ok(Some(base))) => {
             let entries = base.index().len();
-            let sealing = keys::sealing_of_mount(base.sealing(), &plan.recipients, &plan.backend)
+            // Who only reads encrypts nothing.
+            let recipients = if plan.options.read_only { &[][..] } else { &plan.recipients };
+            let sealing = keys::sealing_of_mount(base.sealing(), recipients, &plan.backend)
                 .map_err(|error| vec![error])?;
             let stors = base.unlock(stors).map_err(|error| vec![error.into()])?;
             let stors = Arc::new(stors.sealed_with(sealing));

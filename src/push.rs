@@ -15,7 +15,18 @@ use crate::jobs::{Job, WallClock};
 const BROTLI_QUALITY: u32 = 5;
 
 /// The changes of a mount are pushed until this is dropped.
-pub(crate) type Pushing = Job<Pushed>;
+pub(crate) struct Pushing {
+    job: Job<Pushed>,
+    pusher: Arc<Pusher>,
+}
+
+impl Pushing {
+    /// Gives up what is under way, and returns when nothing of it is at work any more.
+    pub(crate) async fn stop(self) {
+        self.job.stop().await;
+        self.pusher.rest().await;
+    }
+}
 
 /// How the changes of a mount are pushed.
 #[derive(Clone, Debug)]
@@ -54,9 +65,9 @@ impl PushPlan {
 
     /// Pushes whenever it is time.
     pub(crate) fn start(&self, pusher: Arc<Pusher>, point: &Path) -> Pushing {
-        let point = point.to_owned();
-        Job::start("pushing", Some(self.schedule.clone()), WallClock, move || {
-            let (pusher, point) = (pusher.clone(), point.clone());
+        let (point, pushes) = (point.to_owned(), pusher.clone());
+        let job = Job::start("pushing", Some(self.schedule.clone()), WallClock, move || {
+            let (pusher, point) = (pushes.clone(), point.clone());
             async move {
                 let pushed = pusher.run().await?;
                 if let Some(version) = pushed.version {
@@ -65,6 +76,7 @@ impl PushPlan {
                 }
                 Ok(pushed)
             }
-        })
+        });
+        Pushing { job, pusher }
     }
 }

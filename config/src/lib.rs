@@ -68,7 +68,7 @@
 //! | `passthrough` | `"auto"` | Whether the kernel may read local files itself: `auto`, `off`. |
 //! | `upload` | `false` | Push the changes of RW mounts. |
 //! | `publish` | `false` | Publish the flist of an RW mount after a push. |
-//! | `encrypted` | `false` | Encrypt what is pushed. |
+//! | `encrypted` | `false` | Encrypt what is pushed or committed, and read encrypted flists. |
 //! | `user_rsa` | | The RSA key (PEM) of the user. Required, and looked at, only if `encrypted`. |
 //! | `store_rsa` | | The RSA key of another recipient. |
 //! | `compression` | `"zstd"` | Of what is pushed: `zstd`, `brotli`, `none`. |

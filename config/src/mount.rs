@@ -37,8 +37,7 @@ pub enum Mode {
     ReadOnly(Flist),
     /// `OL`: local changes over the flist.
     Overlay(Flist),
-    /// `RW`: local changes over what this mount has published so far; over the flist, if there is one, as long
-    /// as it has published nothing.
+    /// `RW`: local changes over the flist, or over nothing, which can be pushed.
     ReadWrite(Option<Flist>),
 }
 

@@ -60,20 +60,8 @@ fn published_twice(plans: &[Plan]) -> Vec<String> {
     twice.collect()
 }
 
-/// What a config asks of this mount that this version does not do.
-fn without_effect(mount: &Mount) -> Vec<&'static str> {
-    let backend = &mount.backend;
-    let asked = [("publish", backend.publish && !backend.upload)];
-    asked.into_iter().filter(|(_, asked)| *asked).map(|(key, _)| key).collect()
-}
-
 /// What has to be done for one mount of a config.
 fn plan(mount: &Mount) -> anyhow::Result<Plan> {
-    let idle = without_effect(mount);
-    if !idle.is_empty() {
-        let (point, idle) = (mount.path.display(), idle.join(", "));
-        warn!("{point}: not in this version of aysfs, and without effect: {idle}");
-    }
     let refresh = mount.mode.flist().and_then(|flist| Some((&flist.source, flist.refresh.as_ref()?)));
     if let Some((FlistSource::File(_), _)) = refresh {
         let point = mount.path.display();
@@ -82,6 +70,10 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
         );
     }
     let backend = &mount.backend;
+    let is_writable = matches!(mount.mode, Mode::ReadWrite(_));
+    if is_writable && backend.publish && !backend.upload {
+        warn!("{}: publish has no effect without upload = true", mount.path.display());
+    }
     let (private_keys, recipients) = encryption(backend.encryption.as_ref())?;
     let stors =
         mount.stors.iter().map(|stor| stor_options(stor, backend.deadline)).collect::<Result<_, _>>()?;
@@ -123,7 +115,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
                 Passthrough::Off => aysfs_vfs::Passthrough::Off,
             },
         },
-        push: (backend.upload && matches!(mount.mode, Mode::ReadWrite(_))).then(|| PushPlan {
+        push: (backend.upload && is_writable).then(|| PushPlan {
             schedule: backend.push_schedule.clone(),
             publish: backend.publish,
             compression: backend.compression,

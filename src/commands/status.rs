@@ -29,14 +29,13 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let shown = match &args.mountpoint {
         Some(point) => {
             let asked = Asked::find(point).await?;
-            let (mut shown, device) = (Vec::new(), asked.mount().device);
+            let mut shown = Vec::new();
             let take = |status: MountStatus| {
-                if status.device == device {
-                    shown.push(Shown::Served(Box::new(status)));
-                }
+                shown.push(Shown::Served(Box::new(status)));
                 Ok(())
             };
-            let () = asked.ask(&Request::Status {}, take, |_| {}).await?;
+            let request = Request::Status { mount: Some(asked.mount().device) };
+            let () = asked.ask(&request, take, |_| {}).await?;
             shown
         }
         None => everything().await?,

@@ -11,6 +11,7 @@ use aysfs_flist::Header;
 use aysfs_store::cache::CleanMode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
@@ -58,11 +59,11 @@ pub(super) async fn answer(
             let mode = if dry_run { CleanMode::DryRun } else { CleanMode::Remove };
             Ok(serde_json::to_value(cleaning::clean(cache, instead.of(cache.limits()), mode).await?)?)
         }
-        Request::Status {} => {
-            for mount in mounts.iter().filter(|mount| mount.is_mounted()) {
-                if let Some(status) = status::status(mount).await {
-                    answer.item(&status).await?;
-                }
+        Request::Status { mount } => {
+            let asked = mounts.iter().filter(|known| mount.is_none_or(|mount| known.device == mount));
+            let statuses = asked.filter(|mount| mount.is_mounted()).map(status::status);
+            for status in join_all(statuses).await.into_iter().flatten() {
+                answer.item(&status).await?;
             }
             Ok(Value::Null)
         }
@@ -161,7 +162,7 @@ async fn commit(
     let progress = Arc::<SendProgress>::default();
     let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
     let committed =
-        watched(job, &progress, answer).await?.with_context(|| format!("cannot commit {point}"))?;
+        watched(mount, job, &progress, answer).await?.with_context(|| format!("cannot commit {point}"))?;
     let flist_bytes = flist.metadata()?.len();
     (&flist).rewind()?;
     let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);
@@ -182,7 +183,8 @@ async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
     let pusher = pusher.upgrade().with_context(|| format!("{point} is not mounted any more"))?;
     let progress = Arc::<SendProgress>::default();
     let job = pusher.round(&progress);
-    let pushed = watched(job, &progress, answer).await?.with_context(|| format!("cannot push {point}"))?;
+    let pushed =
+        watched(mount, job, &progress, answer).await?.with_context(|| format!("cannot push {point}"))?;
     let aysfs_engine::push::Pushed { files, new_objects, new_bytes, version, published, waiting } = pushed;
     for file in &waiting {
         let path = format!("/{}", shown(&file.path));
@@ -192,8 +194,9 @@ async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(Pushed { files, new_objects, new_bytes, version, published, waiting })?)
 }
 
-/// Tells how far a job is until it is done.
+/// Tells how far a job is until it is done; it ends with the mount, whose local changes others may have then.
 async fn watched<T>(
+    mount: &Served,
     job: impl Future<Output = T>,
     progress: &SendProgress,
     answer: &mut Answer,
@@ -203,12 +206,18 @@ async fn watched<T>(
     loop {
         tokio::select! {
             done = &mut job => return Ok(done),
-            _ = ticks.tick() => answer.progress(Progress {
+            _ = ticks.tick() => {}
+        }
+        if !mount.is_mounted() {
+            bail!("{} was unmounted meanwhile", mount.point.display());
+        }
+        answer
+            .progress(Progress {
                 entries: progress.entries.load(Ordering::Relaxed),
                 bytes_found: progress.bytes_found.load(Ordering::Relaxed),
                 bytes_done: progress.bytes_done.load(Ordering::Relaxed),
-            }).await?,
-        }
+            })
+            .await?;
     }
 }
 

@@ -149,7 +149,7 @@ async fn statuses(socket: &Found, user: u32) -> anyhow::Result<Vec<MountStatus>>
         statuses.push(status);
         Ok(())
     };
-    let () = converse(socket, user, &Request::Status {}, take, |_| {})
+    let () = converse(socket, user, &Request::Status { mount: None }, take, |_| {})
         .await?
         .context("it ended before it had answered")?;
     Ok(statuses)

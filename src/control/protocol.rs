@@ -38,8 +38,8 @@ pub(crate) enum Request {
     CacheStat { mount: Device },
     /// Less in the cache: within its limits, or other ones.
     CacheClean { mount: Device, instead: Instead, dry_run: bool },
-    /// What each mount is, and how it is doing.
-    Status {},
+    /// What one mount is, or each, and how it is doing.
+    Status { mount: Option<Device> },
     /// Where what a path below the root shows comes from; in base64, since it need not be UTF-8.
     Why { mount: Device, path: String },
     /// Take a mount away, the one that has this number in the mount table.

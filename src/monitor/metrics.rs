@@ -18,16 +18,21 @@ const UNSEEN: &str = "Only what the kernel asks for: what it answers from its ow
     (FUSE passthrough), is not seen here.";
 
 /// The whole page.
-pub(super) fn text(watched: &Watched) -> String {
+pub(super) async fn text(watched: &Watched) -> String {
+    let mounted = watched.mounted();
+    let mut pushed = Vec::new();
+    for mount in &mounted {
+        if let Some(backlog) = Backlog::now(&mount.about).await {
+            pushed.push((shown(&mount.point), backlog));
+        }
+    }
     let mut text = Exposition::default();
     process(&mut text, watched);
-    mounts(&mut text, &watched.mounts);
-    operations(&mut text, &watched.mounts);
+    mounts(&mut text, &mounted);
+    operations(&mut text, &mounted);
     caches(&mut text, watched);
-    stors(&mut text, &watched.mounts);
-    let pushed =
-        watched.mounts.iter().filter_map(|mount| Some((shown(&mount.point), Backlog::known(&mount.about)?)));
-    backlogs(&mut text, &pushed.collect::<Vec<_>>());
+    stors(&mut text, &mounted);
+    backlogs(&mut text, &pushed);
     text.text()
 }
 
@@ -56,7 +61,7 @@ fn field(status: &str, name: &str) -> Option<u64> {
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
-fn mounts(text: &mut Exposition, mounts: &[WatchedMount]) {
+fn mounts(text: &mut Exposition, mounts: &[&WatchedMount]) {
     let mut info =
         text.family("aysfs_mount_info", Kind::Gauge, "Always 1; what is mounted is in the labels.");
     for mount in mounts {
@@ -76,7 +81,7 @@ fn mounts(text: &mut Exposition, mounts: &[WatchedMount]) {
     }
 }
 
-fn operations(text: &mut Exposition, mounts: &[WatchedMount]) {
+fn operations(text: &mut Exposition, mounts: &[&WatchedMount]) {
     let measured: Vec<(String, Vec<Measurement>)> =
         mounts.iter().map(|mount| (shown(&mount.point), mount.operations.measurements().collect())).collect();
     let all = || measured.iter().flat_map(|(mount, all)| all.iter().map(move |one| (mount.as_str(), one)));
@@ -170,9 +175,12 @@ fn caches(text: &mut Exposition, watched: &Watched) {
     counter("aysfs_cache_evicted_partials_total", "Incomplete files given up for others.", |stats| {
         stats.evicted_partials
     });
+    counter("aysfs_cache_evicted_files_total", "Files evicted for their age or for room.", |stats| {
+        stats.evicted_files
+    });
 }
 
-fn stors(text: &mut Exposition, mounts: &[WatchedMount]) {
+fn stors(text: &mut Exposition, mounts: &[&WatchedMount]) {
     let stors: Vec<_> = mounts
         .iter()
         .flat_map(|mount| {

@@ -12,7 +12,8 @@ const STYLE: &str = "body{font-family:sans-serif;margin:2em}table{border-collaps
     td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}td.n{text-align:right}";
 
 /// The whole page.
-pub(super) fn page(watched: &Watched) -> String {
+pub(super) async fn page(watched: &Watched) -> String {
+    let mounted = watched.mounted();
     let up = Duration::from_secs(watched.since.elapsed().unwrap_or_default().as_secs());
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>aysfs</title><style>{STYLE}</style></head><body>\n\
@@ -20,9 +21,9 @@ pub(super) fn page(watched: &Watched) -> String {
         env!("CARGO_PKG_VERSION"),
         std::process::id(),
     );
-    let mounts = watched.mounts.iter().map(mount_row);
+    let mounts = mounted.iter().map(|mount| mount_row(mount));
     table(&mut page, "Mounts", &["mount", "flist", "entries", "mode", "lib", "backend"], mounts);
-    let operations = watched.mounts.iter().flat_map(|mount| {
+    let operations = mounted.iter().flat_map(|mount| {
         let used = mount.operations.measurements().filter(|one| one.answered + one.running > 0);
         used.map(move |one| operation_row(mount, &one))
     });
@@ -42,7 +43,7 @@ pub(super) fn page(watched: &Watched) -> String {
     });
     let heads = ["backend", "hits", "misses", "bytes read", "fetches", "retries", "verification failures"];
     table(&mut page, "Caches", &heads, caches);
-    let stors = watched.mounts.iter().flat_map(|mount| {
+    let stors = mounted.iter().flat_map(|mount| {
         mount.about.stors.stats().into_iter().map(move |stor| {
             let counts = [stor.requests, stor.bytes, stor.retries, stor.failures, stor.verification_failures];
             let health = if stor.stands_back { "stands back" } else { "ready" };
@@ -53,7 +54,10 @@ pub(super) fn page(watched: &Watched) -> String {
     let heads =
         ["mount", "stor", "health", "requests", "bytes", "retries", "failures", "verification failures"];
     table(&mut page, "Stors", &heads, stors);
-    let queues: Vec<_> = watched.mounts.iter().filter_map(queue_row).collect();
+    let mut queues = Vec::new();
+    for mount in &mounted {
+        queues.extend(Backlog::now(&mount.about).await.map(|backlog| queue_row(mount, backlog)));
+    }
     if !queues.is_empty() {
         table(&mut page, "Waiting to be pushed", &["mount", "files", "oldest", "why"], queues.into_iter());
     }
@@ -72,16 +76,15 @@ fn mount_row(mount: &WatchedMount) -> Vec<Cell> {
     ]
 }
 
-/// What waits to be pushed, if the mount is pushed.
-fn queue_row(mount: &WatchedMount) -> Option<Vec<Cell>> {
-    let backlog = Backlog::known(&mount.about)?;
+/// What waits to be pushed.
+fn queue_row(mount: &WatchedMount, backlog: Backlog) -> Vec<Cell> {
     let oldest = backlog.oldest_seconds.map(|seconds| format!("{:?}", Duration::from_secs(seconds)));
-    Some(vec![
+    vec![
         Cell::Text(mount.point.display().to_string()),
         Cell::Number(backlog.pending),
         Cell::Text(oldest.unwrap_or_default()),
         Cell::Text(backlog.why.unwrap_or_default()),
-    ])
+    ]
 }
 
 fn operation_row(mount: &WatchedMount, one: &Measurement) -> Vec<Cell> {

@@ -9,7 +9,7 @@
 //! | `state.json` | its version, and which one the stor has published |
 //! | `journal` | what was sent and no list has named yet |
 //!
-//! Each is replaced as a whole, in an order in which a crash at any point costs a repetition, no data: content, then the list,
+//! List and state are replaced as a whole, in an order in which a crash at any point costs a repetition, no data: content, then the list,
 //! then its publication, then what is remembered of that. The queue is the upper itself (see `overlay/pushed.rs`).
 //!
 //! A list is published only over the one that this mount published before. If another machine has replaced it, the push fails,
@@ -25,7 +25,7 @@ use std::io::{self, BufWriter};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aysfs_flist::{Dialect, Entry, Header, Timestamp};
 use aysfs_store::codec::Compression;
@@ -47,6 +47,9 @@ const IDLE: Duration = Duration::from_mins(15);
 /// The pauses between rounds while the stor cannot be reached.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long what was found to wait is good enough after a round that failed: each look takes as long as the tree is large.
+const LOOKED: Duration = Duration::from_secs(30);
 
 /// What a [`Pusher`] is to do.
 #[derive(Clone, Debug)]
@@ -71,10 +74,14 @@ pub struct Pusher {
     options: PusherOptions,
     journal: Arc<Journal>,
     log: TransactionLog,
-    /// Held during a round: there is one at a time.
+    /// Held during a round, and by its threads, which may end later: there is one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
     state: tokio::sync::Mutex<State>,
     last: Mutex<Last>,
 }
+
+/// Whose turn it is to push.
+pub(crate) type Turn = Arc<tokio::sync::OwnedMutexGuard<()>>;
 
 /// What came of the last rounds.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +91,8 @@ struct Last {
     error: Option<String>,
     /// What had to be sent, when somebody looked last.
     pending: Vec<Waiting>,
+    /// When that was.
+    looked: Option<Instant>,
 }
 
 /// What a round did.
@@ -101,6 +110,20 @@ pub struct Pushed {
     pub published: bool,
     /// What waits for the next round.
     pub waiting: Vec<Waiting>,
+}
+
+impl Pushed {
+    /// What this round did and the one before it.
+    fn after(self, before: Self) -> Self {
+        Self {
+            files: self.files + before.files,
+            new_objects: self.new_objects + before.new_objects,
+            new_bytes: self.new_bytes + before.new_bytes,
+            version: self.version.or(before.version),
+            published: self.published || before.published,
+            waiting: self.waiting,
+        }
+    }
 }
 
 /// How pushing stands.
@@ -162,13 +185,13 @@ impl Pusher {
             let path = path.to_owned();
             move |source| PushError::Keep { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&options.dir).map_err(kept(&options.dir))?;
         let journal = options.dir.join("journal");
         let journal = Arc::new(Journal::open(journal.clone()).map_err(kept(&journal))?);
-        let state = State::read(&options.dir.join("state.json"), &options.destination)?;
+        let state = State::read(&state_in(&options.dir), &options.destination)?;
         let log = TransactionLog(options.log.clone());
         let last = Mutex::default();
-        Ok(Self { overlay, options, journal, log, state: tokio::sync::Mutex::new(state), last })
+        let (turn, state) = (Arc::default(), tokio::sync::Mutex::new(state));
+        Ok(Self { overlay, options, journal, log, turn, state, last })
     }
 
     /// Pushes until there is nothing left that could be, however long the stor cannot be reached.
@@ -176,15 +199,20 @@ impl Pusher {
     /// # Errors
     /// What does not pass by waiting.
     pub async fn run(&self) -> Result<Pushed, PushError> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut done) = (FIRST_PAUSE, None);
         loop {
             match self.round(&Arc::default()).await {
+                // Most wait for a moment only: a file that was closed just now, or replaced.
+                Ok(pushed) if !pushed.waiting.is_empty() && done.is_none() => {
+                    done = Some(pushed);
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                }
                 Err(error) if error.is_transient() => {
                     tracing::warn!("cannot push, trying again in {pause:?}: {}", with_causes(&error));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                ended => return ended,
+                ended => return Ok(ended?.after(done.unwrap_or_default())),
             }
         }
     }
@@ -194,27 +222,31 @@ impl Pusher {
     /// # Errors
     /// [`PushError`].
     pub async fn round(&self, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
+        let turn = Arc::new(self.turn.clone().lock_owned().await);
         let mut state = self.state.lock().await;
-        let pushed = self.push(&mut state, progress).await;
+        let pushed = self.push(&mut state, &turn, progress).await;
         match &pushed {
             Ok(pushed) => {
-                let (success, error) = (Some(SystemTime::now()), None);
-                *self.last() = Last { success, error, pending: oldest_first(pushed.waiting.clone()) };
+                let (success, error, looked) = (Some(SystemTime::now()), None, None);
+                *self.last() = Last { success, error, pending: oldest_first(pushed.waiting.clone()), looked };
             }
             Err(error) => {
                 self.last().error = Some(with_causes(error));
                 // For whoever asks how it stands; the error that counts is the other one.
-                self.status().await.ok();
+                self.status(LOOKED).await.ok();
             }
         }
         pushed
     }
 
-    /// How pushing stands now.
+    /// How pushing stands now. Local changes are looked at, unless somebody has done so within `fresh`.
     ///
     /// # Errors
-    /// If the local changes cannot be looked at.
-    pub async fn status(&self) -> Result<PushStatus, PushError> {
+    /// If they cannot be looked at.
+    pub async fn status(&self, fresh: Duration) -> Result<PushStatus, PushError> {
+        if self.last().looked.is_some_and(|looked| looked.elapsed() < fresh) {
+            return Ok(self.known());
+        }
         let mut pending = self.overlay.unsent(&self.options.destination).await?;
         {
             let mut last = self.last();
@@ -223,14 +255,15 @@ impl Pusher {
                 file.why = known.remove(&file.path).flatten();
             }
             last.pending = oldest_first(pending);
+            last.looked = Some(Instant::now());
         }
         Ok(self.known())
     }
 
-    /// How pushing stood when somebody looked last, which costs nothing.
+    /// How pushing stood when somebody looked last.
     pub fn known(&self) -> PushStatus {
-        let Last { success, error, pending } = self.last().clone();
-        let version = State::version_in(&self.options.dir.join("state.json"));
+        let Last { success, error, pending, .. } = self.last().clone();
+        let version = State::version_in(&self.state_path());
         PushStatus { pending, last_success: success, last_error: error, version }
     }
 
@@ -238,14 +271,32 @@ impl Pusher {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn push(&self, state: &mut State, progress: &Arc<SendProgress>) -> Result<Pushed, PushError> {
+    /// Returns when nothing of a round is at work any more, also of one that was given up.
+    pub async fn rest(&self) {
+        drop(self.turn.lock().await);
+    }
+
+    async fn push(
+        &self,
+        state: &mut State,
+        turn: &Turn,
+        progress: &Arc<SendProgress>,
+    ) -> Result<Pushed, PushError> {
+        // Not before: on a full disk it can be mounted, too.
+        let (dir, at_work) = (self.options.dir.clone(), turn.clone());
+        let made = blocking(move || {
+            let _at_work = at_work;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|source| PushError::Keep { path: dir, source })
+        });
+        made.await?;
         let how = PushOptions {
             destination: self.options.destination.clone(),
             compression: self.options.compression,
             spool: self.options.dir.clone(),
             idle: IDLE,
         };
-        let sent = self.overlay.send(&how, &self.journal, &self.log, progress).await?;
+        let sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
         let mut pushed = Pushed {
             files: sent.files,
             new_objects: sent.new_objects,
@@ -253,13 +304,17 @@ impl Pusher {
             waiting: sent.waiting.clone(),
             ..Pushed::default()
         };
-        let (version, named) = self.keep(state, sent).await?;
+        let (version, named) = self.keep(state, turn, sent).await?;
         pushed.version = version;
         if self.options.publish {
-            pushed.published = self.publish(state).await?;
+            pushed.published = self.publish(state, turn).await?;
         }
-        let journal = self.journal.clone();
-        blocking(move || journal.settle(&named)).await?;
+        let (journal, at_work) = (self.journal.clone(), turn.clone());
+        blocking(move || {
+            let _at_work = at_work;
+            journal.settle(&named)
+        })
+        .await?;
         Ok(pushed)
     }
 
@@ -268,10 +323,17 @@ impl Pusher {
     }
 
     /// Keeps the tree as a list, if it is another one than before; returns its version then, and the objects that it names.
-    async fn keep(&self, state: &mut State, sent: Sent) -> Result<(Option<u64>, HashSet<Key>), PushError> {
-        let (list, known) = (self.list(), state.clone());
+    async fn keep(
+        &self,
+        state: &mut State,
+        turn: &Turn,
+        sent: Sent,
+    ) -> Result<(Option<u64>, HashSet<Key>), PushError> {
+        let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
         let (name, sealing) = (self.options.namespace.to_string(), self.stors().sealing().cloned());
+        let at_work = turn.clone();
         let kept = blocking(move || {
+            let _at_work = at_work;
             let Sent { entries, ancestors, .. } = sent;
             let named: HashSet<_> = entries
                 .iter()
@@ -281,44 +343,52 @@ impl Pusher {
             let header = Header { name: Some(name), ancestors, ..Header::default() };
             let tree = digest(entries.clone(), &header, sealing.as_ref())?;
             let unkept = |source| PushError::Keep { path: list.clone(), source };
-            let state = if known.tree.as_ref() == Some(&tree) && list.exists() {
-                None
-            } else {
-                let version = known.version + 1;
-                let created = jiff::Timestamp::now().round(jiff::Unit::Second).ok();
-                let created = created.map(|created| created.to_string());
-                let header = Header { version: Some(version), created, ..header };
-                let part = durable::begin(&list).map_err(unkept)?;
-                let out = BufWriter::new(part.as_file());
-                pack::write(entries, out, Dialect::V2, &header, sealing.as_ref())?;
-                durable::finish(part, &list).map_err(unkept)?;
-                Some(State { version, tree: Some(tree), ..known })
-            };
-            Ok((state, named))
+            if known.tree.as_ref() == Some(&tree) && list.exists() {
+                return Ok((None, named));
+            }
+            // Until it is written, nobody knows what the list says.
+            remember(&State { tree: None, ..known.clone() }, &state_path)?;
+            let version = known.version + 1;
+            let created = jiff::Timestamp::now().round(jiff::Unit::Second).ok();
+            let created = created.map(|created| created.to_string());
+            let header = Header { version: Some(version), created, ..header };
+            let part = durable::begin(&list).map_err(unkept)?;
+            let out = BufWriter::new(part.as_file());
+            pack::write(entries, out, Dialect::V2, &header, sealing.as_ref())?;
+            durable::finish(part, &list).map_err(unkept)?;
+            let state = State { version, tree: Some(tree), ..known };
+            remember(&state, &state_path)?;
+            Ok((Some(state), named))
         });
         let (new, named) = kept.await?;
-        let Some(new) = new else { return Ok((None, named)) };
-        *state = new;
-        self.remember(state)?;
-        Ok((Some(state.version), named))
+        let version = new.as_ref().map(|new| new.version);
+        if let Some(new) = new {
+            *state = new;
+        }
+        Ok((version, named))
     }
 
     /// Publishes the list, unless the stor has it; returns whether it did.
-    async fn publish(&self, state: &mut State) -> Result<bool, PushError> {
+    async fn publish(&self, state: &mut State, turn: &Turn) -> Result<bool, PushError> {
         if state.published.as_ref().is_some_and(|published| Some(&published.tree) == state.tree.as_ref()) {
             return Ok(false);
         }
-        let path = self.list();
-        let unkept = |source| PushError::Keep { path: path.clone(), source };
-        let file = File::open(&path).map_err(unkept)?;
-        let length = file.metadata().map_err(unkept)?.len();
-        let mut digest = Digesting(Sha256::new());
-        io::copy(&mut &file, &mut digest).map_err(unkept)?;
-        let sha256 = hex::encode(digest.0.finalize());
+        let (path, at_work) = (self.list(), turn.clone());
+        let opened = blocking(move || {
+            let _at_work = at_work;
+            let open = || {
+                let file = File::open(&path)?;
+                let mut digest = Digesting(Sha256::new());
+                let length = io::copy(&mut &file, &mut digest)?;
+                Ok((file, length, hex::encode(digest.0.finalize())))
+            };
+            open().map_err(|source| PushError::Keep { path: path.clone(), source })
+        });
+        let (file, length, sha256) = opened.await?;
         // Before it is sent, so that it is known as ours whatever happens meanwhile.
         if !state.sending.contains(&sha256) {
             state.sending.push(sha256.clone());
-            self.remember(state)?;
+            self.remember(state, turn).await?;
         }
         let name = static_name(&self.options.namespace);
         let body = Upload::File { file: Arc::new(file), length };
@@ -328,7 +398,7 @@ impl Pusher {
         };
         let write = |condition| self.stors().write_named(&name, &body, condition);
         let etag = match write(condition).await {
-            Err(error) if matches!(error.fault, Fault::Conflict) => match self.published(&name).await? {
+            Err(error) if matches!(error.fault, Fault::Conflict) => match self.list_in_stor(&name).await? {
                 Some((etag, there)) if there == sha256 => Ok(etag),
                 // It arrived, and a crash or the network kept that from us.
                 Some((etag, there)) if state.sending.contains(&there) => {
@@ -343,12 +413,12 @@ impl Pusher {
         let tree = state.tree.clone().unwrap_or_default();
         state.published = Some(Published { etag: etag.0, tree });
         state.sending.clear();
-        self.remember(state)?;
+        self.remember(state, turn).await?;
         Ok(true)
     }
 
     /// The list that the stor has: its version, and its digest.
-    async fn published(&self, name: &StaticName) -> Result<Option<(ETag, String)>, PushError> {
+    async fn list_in_stor(&self, name: &StaticName) -> Result<Option<(ETag, String)>, PushError> {
         let (mut body, etag) = match self.stors().first().read_named(name, None).await {
             Ok(Named::Found { body, etag }) => (body, etag),
             Ok(Named::Unchanged) => return Ok(None),
@@ -366,10 +436,26 @@ impl Pusher {
         self.overlay.stors()
     }
 
-    fn remember(&self, state: &State) -> Result<(), PushError> {
-        let path = self.options.dir.join("state.json");
-        state.write(&path).map_err(|source| PushError::Keep { path, source })
+    async fn remember(&self, state: &State, turn: &Turn) -> Result<(), PushError> {
+        let (path, state, at_work) = (self.state_path(), state.clone(), turn.clone());
+        blocking(move || {
+            let _at_work = at_work;
+            remember(&state, &path)
+        })
+        .await
     }
+
+    fn state_path(&self) -> PathBuf {
+        state_in(&self.options.dir)
+    }
+}
+
+fn state_in(dir: &Path) -> PathBuf {
+    dir.join("state.json")
+}
+
+fn remember(state: &State, path: &Path) -> Result<(), PushError> {
+    state.write(path).map_err(|source| PushError::Keep { path: path.to_owned(), source })
 }
 
 /// The digest of a tree, and of who can read it. Marks on files move the time of the last change of their inodes, which tells nobody anything here.

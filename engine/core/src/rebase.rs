@@ -1,4 +1,4 @@
-//! Another base for a filesystem that is mounted: what a reload, or a push, does in the end.
+//! Another base for a filesystem that is mounted: what a reload does in the end.
 //!
 //! All or nothing: whatever can go wrong goes wrong before anything has changed. What the new base changes is told to the kernel
 //! afterwards ([`Changes::tell`]), since that waits for requests that are under way, and so must not be done inside of one.
@@ -80,7 +80,8 @@ pub enum RebaseError {
     Acls,
     /// Content would be fetched that cannot be opened.
     #[error(
-        "the flist is encrypted with another secret, or has keys of its own for its content: unmount it and mount it again"
+        "the flist is encrypted with another secret, or has keys of its own for its content: unmount it and mount it again, or \
+         pack it with --secret-of the one that is mounted"
     )]
     Keys,
     /// One of the two could not be read, or the local changes could not.

@@ -5,9 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use aysfs_engine::Destination;
-use aysfs_engine::push::{PushError, Pushed, Pusher, PusherOptions, static_name};
+use aysfs_engine::push::{Pushed, Pusher, PusherOptions, static_name};
 use aysfs_flist::{Entry, Flist, ParseOptions, Source};
 use aysfs_store::codec::Compression;
 use aysfs_store::fault::{Gate, Trouble};
@@ -15,7 +16,7 @@ use aysfs_store::{Fault, Key, Named, Store};
 use aysfs_vfs::{Fh, SetAttr, SetTime, Time, Vfs};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use support::mount::{Mount, READ, WRITE, mount, mount_base, mount_in};
+use support::mount::{Mount, READ, TRUNCATE, WRITE, mount, mount_base, mount_in};
 use support::{Lab, key_of};
 
 /// Pushes the changes of a mount to the stor of the lab.
@@ -116,10 +117,10 @@ async fn the_queue_is_on_the_disk() {
 
     let mounted = mount(&lab, &[]);
     let second = pusher(&lab, &mounted);
-    let pending = second.status().await.expect("told").pending;
+    let pending = second.status(Duration::ZERO).await.expect("told").pending;
     assert_eq!(pending.iter().map(|file| &*file.path).collect::<Vec<_>>(), [b"b"]);
     assert_eq!(push(&second).await.files, 1);
-    assert_eq!(second.status().await.expect("told").version, Some(2));
+    assert_eq!(second.status(Duration::ZERO).await.expect("told").version, Some(2));
     assert_eq!(elsewhere(&lab).await, mounted.tree().await);
 }
 
@@ -129,10 +130,12 @@ async fn what_was_sent_to_one_stor_is_sent_again_to_another() {
     let mounted = mount(&lab, &[]);
     mounted.write("a", WRITE, 0, b"a").await;
     push(&pusher(&lab, &mounted)).await;
+    // Such as the same stor with a secret.
     let other = pusher_to(&lab, &mounted, "other");
-    let error = other.round(&Arc::default()).await.expect_err("there is a list already");
-    assert!(matches!(error, PushError::Stale { .. }), "{error}");
-    assert!(other.status().await.expect("told").pending.is_empty(), "its content is there");
+    assert_eq!(other.status(Duration::ZERO).await.expect("told").pending.len(), 1);
+    let pushed = push(&other).await;
+    assert_eq!((pushed.files, pushed.new_objects, pushed.published), (1, 0, true));
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
 }
 
 #[tokio::test]
@@ -184,7 +187,7 @@ async fn an_open_file_waits_and_is_listed_as_it_was() {
         (entry.content, entry.size, entry.mtime)
     };
     assert_eq!(listed(&list), listed(&before));
-    let status = pusher.status().await.expect("told");
+    let status = pusher.status(Duration::ZERO).await.expect("told");
     assert!(status.pending.iter().all(|file| file.why.as_deref() == Some("it is open for writing")));
 
     // One that was left alone for long is pushed although it is open.
@@ -225,6 +228,72 @@ async fn a_file_that_is_written_while_it_is_pushed_ends_with_its_last_content() 
 }
 
 #[tokio::test]
+async fn what_is_written_while_others_are_sent_is_not_listed_by_half() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"first").await;
+    let pusher = Arc::new(pusher(&lab, &mounted));
+    push(&pusher).await;
+    mounted.write("a", WRITE, 0, b"again").await;
+    let gate = Gate::default();
+    lab.stor.set(Trouble::Wait(gate.clone()));
+    let pushing = tokio::spawn({
+        let pusher = pusher.clone();
+        async move { push(&pusher).await }
+    });
+    gate.reached_by(1).await;
+    // Somebody begins to replace it, and is not ready when it has arrived.
+    let ino = mounted.ino("a").await;
+    mounted.0.open(ino, TRUNCATE).await.expect("opened");
+    mounted.0.write(ino, Fh::NONE, 0, Bytes::from_static(b"half")).await.expect("written");
+    gate.open();
+    let pushed = pushing.await.expect("no panic");
+    assert_eq!(pushed.waiting.len(), 1);
+    assert_eq!(elsewhere(&lab).await["a"], "first");
+    mounted.0.release(ino, Fh::NONE).await.expect("released");
+    assert_eq!(push(&pusher).await.files, 1);
+    assert_eq!(elsewhere(&lab).await["a"], "half");
+}
+
+#[tokio::test]
+async fn who_reads_a_file_does_not_hold_it_up() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[lab.file("base", b"of the base")]);
+    mounted.write("a", WRITE, 0, b"a").await;
+    let a = mounted.ino("a").await;
+    mounted.0.open(a, READ).await.expect("opened");
+    let pusher = pusher(&lab, &mounted);
+    let pushed = push(&pusher).await;
+    assert_eq!((pushed.files, pushed.waiting.len()), (1, 0));
+    assert_eq!(push(&pusher).await, Pushed::default(), "it is marked");
+    // One of the base stays what it was for others, as long as it is written to.
+    let base = mounted.ino("base").await;
+    mounted.0.open(base, WRITE).await.expect("opened");
+    mounted.0.write(base, Fh::NONE, 0, Bytes::from_static(b"HALF")).await.expect("written");
+    assert_eq!(push(&pusher).await.waiting.len(), 1);
+    assert_eq!(elsewhere(&lab).await["base"], "of the base");
+}
+
+#[tokio::test]
+async fn what_the_stor_does_not_take_holds_up_nothing_else() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    for (path, content) in [("a", &b"refused"[..]), ("b", b"taken"), ("c", b"refused")] {
+        mounted.write(path, WRITE, 0, content).await;
+    }
+    let pusher = pusher(&lab, &mounted);
+    let refused = key_of(&lab.file("x", b"refused"));
+    lab.objects.delete(&refused).await.expect("it was only made to know its key");
+    lab.stor.script_for(&refused, [Trouble::Fail(|| Fault::Refused("too large".into()))]);
+    let pushed = push(&pusher).await;
+    assert_eq!((pushed.files, pushed.published), (1, true));
+    assert!(pushed.waiting.iter().all(|file| file.why.as_ref().is_some_and(|why| why.contains("refused"))));
+    assert_eq!(paths(&published(&lab).await), ["", "b"]);
+    assert_eq!(push(&pusher).await.files, 2);
+    assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+#[tokio::test]
 async fn a_stor_that_is_down_loses_nothing_and_is_named() {
     let lab = Lab::new();
     let mounted = mount(&lab, &[]);
@@ -234,13 +303,13 @@ async fn a_stor_that_is_down_loses_nothing_and_is_named() {
     }
     lab.stor.set(Trouble::Fail(|| Fault::Unavailable("down".into())));
     pusher.round(&Arc::default()).await.expect_err("down");
-    let status = pusher.status().await.expect("told");
+    let status = pusher.status(Duration::ZERO).await.expect("told");
     assert_eq!(status.pending.len(), 2);
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("down")), "{status:?}");
     lab.stor.set(Trouble::None);
     let pushed = push(&pusher).await;
     assert_eq!((pushed.files, pushed.new_objects), (2, 1));
-    let status = pusher.status().await.expect("told");
+    let status = pusher.status(Duration::ZERO).await.expect("told");
     assert!(status.pending.is_empty() && status.last_error.is_none() && status.last_success.is_some());
 }
 

@@ -223,6 +223,7 @@ impl Tree {
                 nameless: None,
                 has_no_capability: false,
                 may_be_pushed: kind == FileType::RegularFile,
+                has_new_mark: false,
             }),
         );
         ino

@@ -269,7 +269,7 @@ impl<'a> Walk<'a> {
             None => None,
         };
         // One that is being written may be about to get its content.
-        let is_empty = entry.size == 0 && (known.is_none() || self.inner.open.writable_file(ino).is_none());
+        let is_empty = entry.size == 0 && (known.is_none() || !self.inner.open.is_open_for_writing(ino));
         match known {
             _ if is_empty => {}
             Some(pushed) if pushed.is_current(entry) => {
@@ -280,11 +280,23 @@ impl<'a> Walk<'a> {
                 }
             }
             older => {
+                let older = match older {
+                    None if self.destination.is_some() => self.listed_in_base(ino)?,
+                    older => older,
+                };
                 let position = self.seen.entries.len();
                 self.seen.files.insert(position, LocalFile { ino, older });
             }
         }
         Ok(())
+    }
+
+    /// What the base lists of a file that was copied up.
+    fn listed_in_base(&mut self, ino: Ino) -> Result<Option<Pushed>> {
+        let Some(item) = self.item_in_base(ino, Some(&Data::Here))? else { return Ok(None) };
+        let of = item.of()?;
+        let content = self.inner.w.lower.content(&of)?;
+        Ok(content.map(|content| Pushed::listed(content, of.mtime())))
     }
 
     /// What the base has that became this inode of the upper, as far as it is known.

@@ -38,6 +38,8 @@ struct OpenFile {
     handles: u64,
     /// In the upper; nothing while it is read from the base.
     file: Option<UpperFile>,
+    /// Somebody who may write to it has opened it, and has perhaps closed it again.
+    may_be_written: bool,
     /// How many of them are of programs that run from it.
     running: u64,
     /// What the kernel reads and writes by itself: decided by the first open, for all of them.
@@ -102,6 +104,7 @@ impl OpenFiles {
             open.backing = Some(file.file.clone());
         }
         open.handles += 1;
+        open.may_be_written |= writes;
         open.file = Some(file);
         Ok(open.backing.clone())
     }
@@ -143,6 +146,11 @@ impl OpenFiles {
         let files = lock(&self.files);
         let file = files.get(&ino).and_then(|open| open.file.as_ref());
         file.filter(|file| file.is_writable).map(|file| file.file.clone())
+    }
+
+    /// Whether anybody may have it open for writing.
+    pub(super) fn is_open_for_writing(&self, ino: Ino) -> bool {
+        lock(&self.files).get(&ino).is_some_and(|open| open.may_be_written)
     }
 
     /// An open file is in the upper from now on.
@@ -231,8 +239,9 @@ mod tests {
         let files = OpenFiles::default();
         let (read_only, writable) = (file(false), file(true));
         assert!(open(&files, false, &read_only).is_none(), "later handles may write through it");
-        assert!(files.writable_file(INO).is_none());
+        assert!(files.writable_file(INO).is_none() && !files.is_open_for_writing(INO));
         assert!(open(&files, true, &writable).is_none(), "all handles agree");
+        assert!(files.is_open_for_writing(INO));
         assert!(files.writable_file(INO).is_some_and(|file| Arc::ptr_eq(&file, &writable.file)));
         assert!(
             files.file(INO).is_some_and(|file| Arc::ptr_eq(&file, &writable.file)),

@@ -12,19 +12,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aysfs_flist::{Ancestor, Entry, Timestamp};
+use aysfs_store::StoreError;
 use aysfs_store::codec::Compression;
-use aysfs_store::{Content, StoreError};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
 
 use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
 use super::moved::ancestors;
 use super::pushed::Destination;
+use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
 use crate::base::content_of;
 use crate::pack::upload::{Form, Job, MappedStores, Outcome, To, UploadError};
-use crate::push::{Journal, TransactionLog};
+use crate::push::{Journal, TransactionLog, Turn};
 
 /// How many objects are on their way at once.
 const AT_ONCE: usize = 10;
@@ -108,18 +109,7 @@ impl From<UploadError> for SendError {
 
 impl Waiting {
     fn new(entry: &Entry, why: Option<String>) -> Self {
-        let Timestamp { secs, nanos } = entry.mtime;
-        let nanos = Duration::from_nanos(nanos.into());
-        let since = match u64::try_from(secs) {
-            Ok(secs) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs) + nanos),
-            Err(_) => None,
-        };
-        Self {
-            path: entry.path.clone(),
-            size: entry.size,
-            since: since.unwrap_or(SystemTime::UNIX_EPOCH),
-            why,
-        }
+        Self { path: entry.path.clone(), size: entry.size, since: since(entry.mtime), why }
     }
 }
 
@@ -145,6 +135,7 @@ impl Overlay {
         options: &PushOptions,
         journal: &Arc<Journal>,
         log: &TransactionLog,
+        turn: &Turn,
         progress: &Arc<SendProgress>,
     ) -> Result<Sent, SendError> {
         let abandoned = SetWhenDropped::default();
@@ -179,43 +170,57 @@ impl Overlay {
             bytes_done: &progress.bytes_done,
         };
         let ready = ready.into_iter().map(|position| (position, entries[position].path.clone())).collect();
-        let outcomes = job.outcomes(ready, move |position, _| inner.open_to_push(opened[&position]));
+        let (idle, at_work) = (options.idle, turn.clone());
+        let outcomes = job.outcomes(ready, move |position, _| {
+            // Held by whoever reads a file, also when nobody waits for it any more.
+            let _at_work = &at_work;
+            inner.open_to_push(opened[&position], idle)
+        });
         let mut outcomes = std::pin::pin!(outcomes);
         let (mut count, mut new_objects, mut new_bytes) = (0, 0, 0);
         while let Some(batch) = outcomes.try_next().await? {
-            let (mut sent, mut marks) = (Vec::new(), Vec::new());
+            let mut stored = Vec::new();
             for outcome in batch {
                 match outcome {
                     Outcome::Stored { position, file, new } => {
                         new_objects += u64::from(new.is_some());
                         new_bytes += new.unwrap_or_default();
-                        let entry = &mut entries[position];
-                        file.describe(entry);
-                        if let Ok(Some(content)) = content_of(entry.content, entry.size) {
-                            sent.push((entry.path.clone(), content.id));
-                            marks.push((inos[&position], content, entry.mtime));
-                        }
+                        let mut entry = entries[position].clone();
+                        file.describe(&mut entry);
+                        stored.push((position, inos[&position], entry));
                     }
                     Outcome::Unread { position, error } => {
                         let why = match error {
-                            UploadError::Changing(_) => "it changes while it is read".to_owned(),
+                            UploadError::Changing(_) => {
+                                "it is open for writing, or changes while it is read".into()
+                            }
                             UploadError::Read { source, .. } => format!("it cannot be read: {source}"),
-                            UploadError::Store(error) => return Err(error.into()),
+                            UploadError::Store(error) => error.to_string(),
                         };
                         waiting.push(Waiting::new(&entries[position], Some(why)));
                         unsent.insert(position);
                     }
                 }
             }
-            count += sent.len() as u64;
             let (inner, destination, log) = (self.0.clone(), options.destination.clone(), log.clone());
-            blocking(move || {
-                // First: what is marked is not sent again.
-                log.add(&sent, SystemTime::now());
-                inner.mark_all(marks, &destination);
-                Ok(())
-            })
-            .await?;
+            let (idle, at_work) = (options.idle, turn.clone());
+            let settled = blocking(move || {
+                let _at_work = at_work;
+                Ok(inner.settle(stored, &destination, idle, &log))
+            });
+            for (position, entry) in settled.await? {
+                match entry {
+                    Some(entry) => {
+                        count += 1;
+                        entries[position] = entry;
+                    }
+                    None => {
+                        let why = "it was opened for writing while it was sent".to_owned();
+                        waiting.push(Waiting::new(&entries[position], Some(why)));
+                        unsent.insert(position);
+                    }
+                }
+            }
         }
         as_sent_before(&mut entries, &files, &unsent);
         let ancestors = ancestors(&base, moved);
@@ -232,7 +237,7 @@ fn ready(inner: &Inner, seen: &Seen, idle: Duration) -> (Vec<usize>, Vec<usize>)
     positions.into_iter().partition(|position| {
         let changed = Waiting::new(&seen.entries[*position], None).since;
         let is_idle = now.duration_since(changed).is_ok_and(|since| since >= idle);
-        is_idle || inner.open.writable_file(seen.files[position].ino).is_none()
+        is_idle || !inner.open.is_open_for_writing(seen.files[position].ino)
     })
 }
 
@@ -252,31 +257,64 @@ fn as_sent_before(entries: &mut Vec<Entry>, files: &HashMap<usize, LocalFile>, u
 }
 
 impl Inner {
-    /// Opens a file to be read. Whoever writes to it from now on is noticed; one that is open for writing already will not be marked.
-    fn open_to_push(&self, ino: Ino) -> io::Result<Option<File>> {
+    /// Opens a file to be read, unless somebody is writing to it. Whoever opens it for writing from now on is noticed.
+    fn open_to_push(&self, ino: Ino, idle: Duration) -> io::Result<Option<File>> {
         {
             // Who opens it for writing holds this lock, too.
-            let _tree = self.tree();
-            if self.open.writable_file(ino).is_none() {
+            let mut tree = self.tree();
+            if !self.open.is_open_for_writing(ino) {
                 self.sending.begin(ino);
+            } else if !is_idle(&mut tree, self, ino, idle) {
+                return Ok(None);
             }
         }
         self.open_to_send(Some(ino))
     }
 
-    /// Marks files as pushed that nobody could write to since they were read.
-    fn mark_all(&self, files: Vec<(Ino, Content, Timestamp)>, destination: &Destination) {
-        for (ino, content, mtime) in files {
+    /// Marks what nobody could write to since it was read. Returns how each file is to be listed: not as it was read, if somebody
+    /// began to write to it meanwhile, since what was read may be a part of that.
+    fn settle(
+        &self,
+        stored: Vec<(usize, Ino, Entry)>,
+        destination: &Destination,
+        idle: Duration,
+        log: &TransactionLog,
+    ) -> Vec<(usize, Option<Entry>)> {
+        let mut sent = Vec::new();
+        let settled = stored.into_iter().map(|(position, ino, entry)| {
+            let Ok(Some(content)) = content_of(entry.content, entry.size) else {
+                return (position, Some(entry));
+            };
             let mut tree = self.tree();
-            let is_open = self.open.writable_file(ino).is_some();
-            let marked =
-                tree.is_pushed(&self.w, &self.sending, (ino, is_open), (content, mtime), destination);
-            // Without a mark it is only looked at again.
-            if let Err(error) = marked {
+            if !self.sending.end(ino) {
+                // One that is open and was left alone for long is listed, and looked at again the next time.
+                let is_idle = self.open.is_open_for_writing(ino) && is_idle(&mut tree, self, ino, idle);
+                return (position, is_idle.then_some(entry));
+            }
+            sent.push((entry.path.clone(), content.id));
+            // Without a mark it is only sent again.
+            if let Err(error) = tree.mark_pushed(&self.w, ino, (content, entry.mtime), destination) {
                 tracing::debug!("inode {ino} is pushed, and cannot be marked as such: {error}");
             }
-        }
+            (position, Some(entry))
+        });
+        let settled = settled.collect();
+        log.add(&sent, SystemTime::now());
+        settled
     }
+}
+
+/// Whether nobody has changed a file for so long.
+fn is_idle(tree: &mut Tree, inner: &Inner, ino: Ino, idle: Duration) -> bool {
+    let Ok(entry) = tree.attr(&inner.w, ino) else { return false };
+    let changed = since(Timestamp { secs: entry.attr.mtime.secs, nanos: entry.attr.mtime.nanos });
+    SystemTime::now().duration_since(changed).is_ok_and(|since| since >= idle)
+}
+
+/// A moment in the words of the system.
+fn since(Timestamp { secs, nanos }: Timestamp) -> SystemTime {
+    let after = |secs| SystemTime::UNIX_EPOCH.checked_add(Duration::new(secs, nanos));
+    u64::try_from(secs).ok().and_then(after).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Runs what would hold up others on a thread of its own.

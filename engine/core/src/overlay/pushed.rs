@@ -70,6 +70,11 @@ impl Pushed {
         self.is_now && (self.content.size, self.mtime) == (entry.size, entry.mtime)
     }
 
+    /// What a list said of a file before it was changed.
+    pub(super) fn listed(content: Content, mtime: Timestamp) -> Self {
+        Self { is_now: false, mtime, content }
+    }
+
     /// Lists a file with this content.
     pub(super) fn describe(&self, entry: &mut Entry) {
         entry.content = listed(&self.content);
@@ -152,23 +157,20 @@ impl Tree {
             w.upper.set_past(&self.at(w, ino)?)?;
             if let Some(leaf) = self.leaf_mut(ino) {
                 leaf.may_be_pushed = false;
+                leaf.has_new_mark = true;
             }
         }
         Ok(())
     }
 
-    /// The content of a file, as it was read, is in the stor; it is marked as such unless somebody could write to it meanwhile.
-    pub(super) fn is_pushed(
+    /// Marks a file whose content, as it was read, is in the stor.
+    pub(super) fn mark_pushed(
         &mut self,
         w: &World,
-        sending: &Sending,
-        (ino, is_open): (Ino, bool),
+        ino: Ino,
         (content, mtime): (Content, Timestamp),
         destination: &Destination,
     ) -> Result<()> {
-        if !sending.end(ino) || is_open || self.leaf(ino).is_none() {
-            return Ok(());
-        }
         let pushed = Pushed { is_now: true, mtime, content };
         w.upper.set_pushed(&self.at(w, ino)?, &pushed, destination)?;
         if let Some(leaf) = self.leaf_mut(ino) {

@@ -42,6 +42,8 @@ impl Overlay {
             return Ok(Changes::default());
         }
         w.lower.check_keys(&base)?;
+        // What was changed there keeps its content, and would lose the key of it.
+        w.lower.check_keys(&old.base)?;
         let mut found = compare(&old, &base)?;
         let provisional = old.followed_by(base, &found.kept);
 

@@ -112,6 +112,8 @@ pub(super) struct Leaf {
     pub(super) has_no_capability: bool,
     /// A mark may say that its content is in the stor.
     pub(super) may_be_pushed: bool,
+    /// That mark was changed since the file was synced last.
+    pub(super) has_new_mark: bool,
 }
 
 #[derive(Debug)]
@@ -526,6 +528,7 @@ impl Tree {
                 nameless,
                 has_no_capability: false,
                 may_be_pushed: false,
+                has_new_mark: false,
             }),
         );
         Ok(ino)

@@ -87,7 +87,14 @@ impl Inner {
         } else {
             let lend = || self.lending.lend(&self.w, &tree, &self.turns, ino);
             let hold = || {
-                let item = self.w.lower.find_file(ino).ok()?;
+                let below = match tree.leaf(ino).map(|leaf| &leaf.data) {
+                    Some(Data::Below(Origin::Base(below))) => *below,
+                    Some(Data::Below(Origin::Replaced(content))) => {
+                        return Some(self.w.lower.cached_content(content).hold());
+                    }
+                    _ => ino,
+                };
+                let item = self.w.lower.find_file(below).ok()?;
                 Some(self.w.lower.cached(&item.of().ok()?).ok()??.hold())
             };
             self.open.open_base(ino, || flags.passthrough.then(lend).flatten(), hold)
@@ -227,7 +234,7 @@ impl Vfs for Overlay {
             self.0.is_in_upper(&self.0.tree(), ino)?;
         }
         let (at, _turn) = self.0.changeable(ino, need).await?;
-        if changes.size.is_some() {
+        if changes.size.is_some() || changes.mtime.is_some() {
             self.0.tree().may_be_dirty(&self.0.w, &self.0.sending, ino)?;
         }
         let before = at.stat()?;
@@ -423,6 +430,9 @@ impl Vfs for Overlay {
                 None => return Ok(()),
             },
         };
+        // The mark of what was pushed must not outlive the data that it was of.
+        let mark = self.0.tree().leaf_mut(ino).is_some_and(|leaf| std::mem::take(&mut leaf.has_new_mark));
+        let data_only = data_only && !mark;
         blocking(move || Ok(if data_only { file.sync_data() } else { file.sync_all() }?)).await
     }
 

@@ -89,11 +89,19 @@ impl To<'_> {
 
     /// What is to be said of a stor that took an object and does not have it.
     fn has_lost(self, key: &Key) -> StoreError {
+        self.error(key, Fault::Unavailable("it has taken the object, and does not have it".into()))
+    }
+
+    /// What is to be said of one that has not taken the same object of another file.
+    fn has_refused(self, key: &Key) -> StoreError {
+        self.error(key, Fault::Refused("as the same content of another file".into()))
+    }
+
+    fn error(self, key: &Key, fault: Fault) -> StoreError {
         let stor = match self {
             Self::One(stor) => stor.name(),
             Self::All(stors) => stors.first().name(),
         };
-        let fault = Fault::Unavailable("it has taken the object, and does not have it".into());
         StoreError { stor: stor.to_owned(), subject: key.to_string(), fault }
     }
 }
@@ -218,7 +226,8 @@ impl Job<'_> {
                 })
             })
             .buffer_unordered(cores)
-            .ready_chunks(BATCH)
+            // What is large waits on the disk.
+            .ready_chunks(self.at_once.div_ceil(BATCHES).min(BATCH))
             .map(move |batch| self.send(batch, sending.clone()))
             .buffer_unordered(BATCHES)
             .chain(stream::once(async move { Ok(self.twins(&sent)) }))
@@ -249,20 +258,23 @@ impl Job<'_> {
         if unsent.is_empty() {
             return Ok(outcomes);
         }
-        let mut new = self.send_objects(unsent, &sending).await?;
+        let (mut new, mut refused) = self.send_objects(unsent, &sending).await?;
         for (position, file, key) in first {
             let new = new.remove(&key);
-            outcomes.push(self.outcome(position, file, &lock(&sending).stored[&key], new));
+            outcomes.push(match refused.remove(&key) {
+                Some(error) => Outcome::Unread { position, error: error.into() },
+                None => self.outcome(position, file, &lock(&sending).stored[&key], new),
+            });
         }
         Ok(outcomes)
     }
 
-    /// Sends the objects that are lacking; returns the lengths of those that the stor did not have.
+    /// Sends the objects that are lacking; returns the lengths of those that the stor did not have, and those that it does not take.
     async fn send_objects(
         &self,
         objects: Vec<Unsent>,
         sending: &Mutex<Sending>,
-    ) -> Result<HashMap<Key, u64>, UploadError> {
+    ) -> Result<(HashMap<Key, u64>, HashMap<Key, StoreError>), UploadError> {
         let keys: Vec<Key> = objects.iter().map(|object| object.key.clone()).collect();
         let there = self.to.has(&keys).await?;
         let (there, lacking): (Vec<_>, Vec<_>) =
@@ -275,27 +287,41 @@ impl Job<'_> {
             let journal = journal.clone();
             blocking(move || Ok(journal.note(noted)?)).await?;
         }
-        let sent: Vec<(Key, Stored, u64)> = stream::iter(lacking)
+        let mut answers = stream::iter(lacking)
             .map(|(Unsent { key, upload, .. }, _)| async move {
-                let stored = self.to.put(&key, &upload).await?;
-                Ok::<_, StoreError>((key, stored, upload.length()))
+                let stored = self.to.put(&key, &upload).await;
+                (key, stored, upload.length())
             })
-            .buffer_unordered(self.at_once.div_ceil(BATCHES))
-            .try_collect()
-            .await?;
+            .buffer_unordered(self.at_once.div_ceil(BATCHES));
+        let (mut sent, mut refused) = (Vec::new(), HashMap::new());
+        while let Some((key, stored, length)) = answers.next().await {
+            match stored {
+                Ok(stored) => sent.push((key, stored, length)),
+                // Of this object only; another one may be taken.
+                Err(error) if matches!(error.fault, Fault::Refused(_) | Fault::Protocol(_)) => {
+                    refused.insert(key, error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        drop(answers);
         if self.journal.is_some() {
             self.confirm(&sent).await?;
         }
         lock(sending).stored.extend(sent.iter().map(|(key, stored, _)| (key.clone(), stored.key.clone())));
         let created = sent.into_iter().filter(|(_, stored, _)| stored.created);
-        Ok(created.map(|(key, _, length)| (key, length)).collect())
+        Ok((created.map(|(key, _, length)| (key, length)).collect(), refused))
     }
 
     /// What became of files whose objects others have sent.
     fn twins(&self, sending: &Mutex<Sending>) -> Vec<Outcome> {
         let Sending { twins, stored, .. } = std::mem::take(&mut *lock(sending));
-        let twins = twins.into_iter();
-        twins.map(|(position, file, key)| self.outcome(position, file, &stored[&key], None)).collect()
+        let twins = twins.into_iter().map(|(position, file, key)| match stored.get(&key) {
+            Some(stored) => self.outcome(position, file, stored, None),
+            // Whose content the stor does not take.
+            None => Outcome::Unread { position, error: self.to.has_refused(&key).into() },
+        });
+        twins.collect()
     }
 
     /// A file whose object is in the stor, under this key.

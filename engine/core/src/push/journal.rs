@@ -20,18 +20,24 @@ use crate::durable;
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: Mutex<File>,
+    /// Nothing until there is something to note.
+    file: Mutex<Option<File>>,
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or begins one. A line that a crash has cut off is as if it had never been begun: what it
-    /// was about was not sent.
+    /// The journal at `path`, which is made when there is something to note. A line that a crash has cut off is as if it had never been
+    /// begun: what it was about was not sent.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
-        let text = fs::read(&path)?;
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
-        file.set_len(whole as u64)?;
-        Ok(Self { path, file: Mutex::new(file) })
+        if whole < text.len() {
+            OpenOptions::new().write(true).open(&path)?.set_len(whole as u64)?;
+        }
+        Ok(Self { path, file: Mutex::default() })
     }
 
     /// Notes objects that are about to be sent, and waits until that is on the disk.
@@ -40,12 +46,26 @@ impl Journal {
         for (key, path) in objects {
             lines.extend_from_slice(format!("{key} {}\n", path.escape_ascii()).as_bytes());
         }
-        let mut file = self.lock();
-        let noted = file.write_all(&lines).and_then(|()| file.sync_data());
-        noted.map_err(|error| StoreError {
+        self.append(&lines).map_err(|error| StoreError {
             stor: self.path.display().to_string(),
             subject: "what is about to be sent".into(),
             fault: Fault::Local(error),
+        })
+    }
+
+    fn append(&self, lines: &[u8]) -> io::Result<()> {
+        let mut open = self.lock();
+        let file = match &mut *open {
+            Some(file) => file,
+            none => {
+                let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
+                none.insert(file)
+            }
+        };
+        let before = file.metadata()?.len();
+        file.write_all(lines).and_then(|()| file.sync_data()).inspect_err(|_| {
+            // A part of a line would spoil the next one.
+            let _ = file.set_len(before);
         })
     }
 
@@ -56,21 +76,22 @@ impl Journal {
 
     fn take_out(&self, named: &HashSet<Key>) -> io::Result<()> {
         let mut file = self.lock();
-        let text = fs::read(&self.path)?;
-        if text.is_empty() {
-            return Ok(());
-        }
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let is_open = |line: &&[u8]| key(line).is_none_or(|key| !named.contains(&key));
         let open: Vec<u8> =
             text.split_inclusive(|byte| *byte == b'\n').filter(is_open).collect::<Vec<_>>().concat();
         if open.len() < text.len() {
             durable::replace(&self.path, &open)?;
-            *file = OpenOptions::new().append(true).open(&self.path)?;
+            *file = None;
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, File> {
+    fn lock(&self) -> MutexGuard<'_, Option<File>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,11 +46,22 @@ impl TransactionLog {
         Ok(())
     }
 
+    /// Opens it for as long as nobody else does: several mounts may have one log.
     fn open(&self) -> io::Result<File> {
         if let Some(directory) = self.0.parent() {
             fs::create_dir_all(directory)?;
         }
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.0)
+        loop {
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.0)?;
+            file.lock()?;
+            // Another one may have put it aside before.
+            let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
+            if fs::metadata(&self.0)
+                .is_ok_and(|named| file.metadata().is_ok_and(|meta| inode(meta) == inode(named)))
+            {
+                return Ok(file);
+            }
+        }
     }
 
     fn rotate(&self) -> io::Result<()> {

@@ -36,7 +36,8 @@ pub(super) struct Published {
 }
 
 impl State {
-    /// What is remembered of pushes to `destination`; of others only the version, since versions go on.
+    /// What is remembered. Of pushes to another destination than `destination` that is only what proves that a list is ours, and the
+    /// version, since versions go on.
     pub(super) fn read(path: &Path, destination: &Destination) -> Result<Self, PushError> {
         let new = Self { destination: destination.as_str().into(), ..Self::default() };
         let text = match fs::read(path) {
@@ -46,8 +47,11 @@ impl State {
         };
         let known: Self = serde_json::from_slice(&text)
             .map_err(|error| PushError::State { path: path.to_owned(), reason: error.to_string() })?;
-        let is_same = known.destination == new.destination;
-        Ok(if is_same { known } else { Self { version: known.version, ..new } })
+        if known.destination == new.destination {
+            return Ok(known);
+        }
+        let published = known.published.map(|published| Published { tree: String::new(), ..published });
+        Ok(Self { version: known.version, published, sending: known.sending, ..new })
     }
 
     /// The version of the last list, for whoever only looks.
@@ -66,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_published_elsewhere_does_not_count() {
+    fn a_list_stays_ours_and_is_published_again_for_others() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state.json");
         let [here, there] = ["here", "there"].map(|stor| Destination::new(stor, b""));
@@ -78,7 +82,8 @@ mod tests {
         assert_eq!(State::read(&path, &here).expect("read"), state);
         assert_eq!(State::version_in(&path), Some(7));
         let other = State::read(&path, &there).expect("read");
-        assert_eq!((other.version, other.tree, other.published), (7, None, None));
+        assert_eq!((other.version, other.tree), (7, None));
+        assert_eq!(other.published, Some(Published { etag: "e".into(), tree: String::new() }));
     }
 
     #[test]

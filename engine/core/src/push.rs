@@ -1,6 +1,6 @@
 //! Keeping a stor, and a published flist, up with the local changes of a mount: mode RW.
 //!
-//! A round sends what is new ([`Overlay::send`]), makes the tree a list, keeps that beside the local changes, and publishes it. What is
+//! A round sends what is new, makes the tree a list, keeps that beside the local changes, and publishes it. What is
 //! in the directory of a [`Pusher`]:
 //!
 //! | file | what |

@@ -121,7 +121,7 @@ mod tests {
         let [a, b, c] = [1, 2, 3].map(|byte| Key::sha256([byte; 32]));
         journal.note(vec![(a.clone(), b"a".to_vec()), (b.clone(), b"odd\nname".to_vec())]).expect("noted");
         journal.settle(&HashSet::from([a])).expect("settled");
-        assert_eq!(keys(&path), [b.clone()]);
+        assert_eq!(keys(&path), std::slice::from_ref(&b));
         journal.note(vec![(c.clone(), b"c".to_vec())]).expect("noted in the new file");
         assert_eq!(keys(&path), [b.clone(), c.clone()]);
         journal.settle(&HashSet::from([b, c])).expect("settled");

@@ -35,6 +35,13 @@ setup-deny:
 setup-posix: setup
 	@{ command -v pjdfstest && command -v fsx; } >/dev/null || cargo install --quiet --locked pjdfstest fsx
 
+# One test reads our profiles with `go tool pprof`; where that cannot be had, it says that it skips this.
+.PHONY: setup-go
+setup-go: setup
+	@command -v go >/dev/null || ! command -v apt-get >/dev/null || \
+		{ $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends golang-go >/dev/null; } || \
+		echo "golang-go cannot be installed: profiles are not read with go tool pprof" >&2
+
 .PHONY: build
 build: setup ## Builds the command: target/release/aysfs
 	cargo build --locked --release
@@ -48,7 +55,7 @@ lint: setup setup-deny ## Formatting, clippy, docs, licences, and who may use wh
 	.ci/arrows
 
 .PHONY: test
-test: setup lint setup-posix ## Everything that CI runs
+test: setup lint setup-posix setup-go ## Everything that CI runs
 	cargo test --locked --workspace
 	tests/posix.sh 1
 

@@ -223,14 +223,6 @@ pub(crate) fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// All mounts of aysfs that this user has made, outer ones first.
-pub(crate) fn of_this_user() -> anyhow::Result<Vec<MountPoint>> {
-    let mounts = fs::read("/proc/self/mountinfo").context("cannot read the list of mounts")?;
-    let user = rustix::process::geteuid().as_raw();
-    let all = mounts.split(|byte| *byte == b'\n').filter_map(MountPoint::parse);
-    Ok(all.filter(|mount| mount.kind == OURS && mount.user == user).collect())
-}
-
 /// The type of the filesystem that was mounted last on exactly this directory.
 fn topmost(point: &Path) -> anyhow::Result<Option<String>> {
     Ok(mounted_on(point)?.map(|mount| mount.kind))

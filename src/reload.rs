@@ -22,7 +22,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::Signal;
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::about::Shows;
 use crate::jobs::{Asking, Job, WallClock};
@@ -70,11 +70,15 @@ async fn reload(of: Arc<Reloading>) -> anyhow::Result<Reloaded> {
         return Ok(Reloaded::default());
     }
     let kept = || format!("{point}: the flist that was mounted stays");
-    let base = load::reload(&of.flist, &of.stors, of.deadline, &of.backend).await.with_context(kept)?;
+    let loaded = load::reload(&of.flist, &of.stors, of.deadline, &of.backend).await.with_context(kept)?;
     let (shows, mount) = (of.shows.clone(), of.mount.clone());
     let rebased = tokio::task::spawn_blocking(move || {
+        let load::Loaded { base, acceptance } = loaded;
         let Some(changes) = shows.rebase(base) else { return Ok(Ok(Changes::default())) };
         let changes = changes?;
+        if let Err(error) = acceptance.keep() {
+            warn!("the new flist is mounted, and cannot be remembered: {error}");
+        }
         let told = mount.upgrade().map_or(Ok(()), |mount| changes.tell(&*mount));
         Ok::<_, RebaseError>(told.map(|()| changes))
     });

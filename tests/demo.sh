@@ -17,12 +17,15 @@ cargo build --locked --release --quiet
 aysfs=${CARGO_TARGET_DIR:-target}/release/aysfs
 
 lab=$(mktemp -d "${TMPDIR:-/tmp}/aysfs-demo-XXXXXX")
-mnt=$lab/mnt
-stor_pid='' mount_pid=''
+mnt=$lab/mnt elsewhere=$lab/elsewhere
+stor_pid='' mount_pid='' there_pid=''
 cleanup() {
     [ -z "$mount_pid" ] || { kill "$mount_pid" && wait "$mount_pid"; } 2>/dev/null || true
+    [ -z "$there_pid" ] || { kill "$there_pid" && wait "$there_pid"; } 2>/dev/null || true
     [ -z "$stor_pid" ] || { kill "$stor_pid" && wait "$stor_pid"; } 2>/dev/null || true
-    mountpoint -q "$mnt" 2>/dev/null && { umount -l "$mnt" || fusermount3 -uz "$mnt"; } 2>/dev/null || true
+    for point in "$mnt" "$elsewhere"; do
+        mountpoint -q "$point" 2>/dev/null && { umount -l "$point" || fusermount3 -uz "$point"; } 2>/dev/null || true
+    done
     rm -rf "$lab"
 }
 trap cleanup EXIT
@@ -146,7 +149,57 @@ show "aysfs commit mnt -o app-2.flist"
 "$aysfs" commit "$mnt" -o "$lab/app-2.flist" | sed "s|$lab/||; s/^/    /"
 echo "The changes are in a directory of their own, and what was mounted is as it was: $(cd "$lab/backend/upper" && find . -type f -size +0 ! -name '*%lock' | wc -l) files there."
 
-step "7. Unmounting"
+step "7. Writing here, reading there, encrypted on the way"
+unmounted
+"$aysfs" keygen "$lab/user.pem" >/dev/null
+cat >"$lab/rw.toml" <<CONFIG
+[[mount]]
+path = "$mnt"
+backend = "here"
+mode = "RW"
+
+[backend.here]
+path = "$lab/here"
+stor = "demo"
+namespace = "notes"
+upload = true
+publish = true
+encrypted = true
+user_rsa = "$lab/user.pem.pub"
+
+[stor.demo]
+url = "$url/"
+CONFIG
+show "aysfs keygen user.pem;  aysfs -config rw.toml"
+grep -E 'mode|upload|publish|encrypted|user_rsa' "$lab/rw.toml" | sed "s|$lab/||; s/^/    /"
+"$aysfs" -config "$lab/rw.toml" 2>"$lab/mount.log" &
+mount_pid=$!
+await "$mount_pid" "$lab/mount.log" 'all mounts are up'
+show "echo 'meet me at nine' > mnt/plan;  aysfs push mnt"
+echo 'meet me at nine' >"$mnt/plan"
+"$aysfs" push "$mnt" | sed 's/^/    /'
+show "aysfs mount $url/static/notes.flist elsewhere --key user.pem ..."
+mkdir "$elsewhere"
+"$aysfs" mount "$url/static/notes.flist" "$elsewhere" --stor "$url" --namespace notes --key "$lab/user.pem" --cache "$lab/there" 2>"$lab/there.log" &
+there_pid=$!
+await "$there_pid" "$lab/there.log" 'all mounts are up'
+show "cat elsewhere/plan"
+sed 's/^/    /' "$elsewhere/plan"
+show "echo 'meet me at ten' > mnt/plan;  aysfs push mnt;  aysfs reload elsewhere;  cat elsewhere/plan"
+echo 'meet me at ten' >"$mnt/plan"
+"$aysfs" push "$mnt" >/dev/null
+"$aysfs" reload "$elsewhere" | sed "s|$lab/||; s/^/    /"
+sed 's/^/    /' "$elsewhere/plan"
+show "grep -r 'meet me' stor;  find stor -name '*plan*'"
+if grep -rq 'meet me' "$lab/stor" || [ -n "$(find "$lab/stor" -name '*plan*')" ]; then
+    echo "the stor can read it" >&2
+    exit 1
+fi
+echo "Nothing: the stor has neither the content nor the names, and the writer has only the public key."
+kill "$there_pid" && wait "$there_pid"
+there_pid=''
+
+step "8. Unmounting"
 show "kill -TERM \$aysfs"
 unmounted
 echo "Unmounted. The cache and the changes stay for the next mount; this demo removes them."

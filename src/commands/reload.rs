@@ -28,7 +28,8 @@ pub(crate) async fn run(args: ReloadArgs) -> anyhow::Result<()> {
         return print(&asked.mount().point, reloaded, args.json);
     }
     let mut failed = 0;
-    for mount in mount_points::of_this_user()? {
+    let user = rustix::process::geteuid().as_raw();
+    for mount in mount_points::all_ours()?.into_iter().filter(|mount| mount.user == user) {
         // One after the other: what can be reloaded is, whatever becomes of the rest.
         match reload_at(&mount.point).await {
             Ok(Some(reloaded)) => print(&mount.point, reloaded, args.json)?,

@@ -158,7 +158,11 @@ impl Base {
     /// Whether the other one shows exactly the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let of = |base: &Self| (base.index.list_digest(), base.index.len());
-        of(self) == of(other) && (&self.uids, &self.gids) == (&other.uids, &other.gids)
+        let readers =
+            |base: &Self| base.sealing().map(|sealing| sealing.recipients().copied().collect::<Vec<_>>());
+        of(self) == of(other)
+            && (&self.uids, &self.gids) == (&other.uids, &other.gids)
+            && readers(self) == readers(other)
     }
 
     /// The user and the group of an entry of this tree, as numbers of this machine.

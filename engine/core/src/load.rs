@@ -136,11 +136,13 @@ pub async fn load(
     deadline: Duration,
     dir: &Path,
 ) -> Result<Base, LoadError> {
-    load_or(Unreachable::LastCopy, request, stors, deadline, dir).await
+    let Loaded { base, acceptance } = load_or(Unreachable::LastCopy, request, stors, deadline, dir).await?;
+    blocking(move || acceptance.keep()).await?;
+    Ok(base)
 }
 
 /// The same for a flist that is mounted: one behind a URL that cannot be reached is an error. One that is unchanged, and has an
-/// ETag, costs one small request.
+/// ETag, costs one small request. The new list is remembered when the caller has mounted it, and says so.
 ///
 /// # Errors
 /// As of [`load`].
@@ -149,8 +151,38 @@ pub async fn reload(
     stors: &[StorOptions],
     deadline: Duration,
     dir: &Path,
-) -> Result<Base, LoadError> {
+) -> Result<Loaded, LoadError> {
     load_or(Unreachable::Fails, request, stors, deadline, dir).await
+}
+
+/// A list that is good.
+pub struct Loaded {
+    /// What it shows.
+    pub base: Base,
+    /// That it was mounted.
+    pub acceptance: Acceptance,
+}
+
+/// What is to be remembered of a list once it is mounted. Others who load the same list wait for this.
+pub struct Acceptance {
+    memory: Memory,
+    /// Of a signed list.
+    version: Option<u64>,
+    files: Files,
+    _alone: Option<File>,
+}
+
+impl Acceptance {
+    /// It is mounted: its copy replaces the last one, and no lower version is taken any more.
+    ///
+    /// # Errors
+    /// [`LoadError::Write`].
+    pub fn keep(self) -> Result<(), LoadError> {
+        if let Some(version) = self.version {
+            self.memory.accept(version)?;
+        }
+        self.files.keep()
+    }
 }
 
 /// What comes of a URL that cannot be reached.
@@ -167,11 +199,11 @@ async fn load_or(
     stors: &[StorOptions],
     deadline: Duration,
     dir: &Path,
-) -> Result<Base, LoadError> {
+) -> Result<Loaded, LoadError> {
     let name = request.source.to_string();
     let signed = if request.trusted_keys.is_empty() { Signed::Anyhow } else { Signed::ByTrusted };
     let memory = Memory::of(&request.source, dir);
-    let _alone = match (&request.source, signed) {
+    let alone = match (&request.source, signed) {
         (Source::File(_), Signed::Anyhow) => None,
         (Source::Url(_), _) | (_, Signed::ByTrusted) => {
             let memory = memory.clone();
@@ -196,11 +228,13 @@ async fn load_or(
         };
         let base = open(&name, source, &request.parse, &index)?;
         let base = base.opened_with(sealing, request.private_keys);
-        if signed == Signed::ByTrusted {
-            memory.accept(&name, base.index().header().version.unwrap_or(0))?;
+        let version =
+            (signed == Signed::ByTrusted).then(|| base.index().header().version.unwrap_or_default());
+        if let Some(version) = version {
+            memory.check(&name, version)?;
         }
-        files.keep()?;
-        Ok(base)
+        let acceptance = Acceptance { memory, version, files, _alone: alone };
+        Ok(Loaded { base, acceptance })
     })
     .await
 }
@@ -387,21 +421,31 @@ impl Memory {
         lock().map_err(|source| LoadError::Write { path: path.clone(), source })
     }
 
-    /// Refuses a version below the highest that was accepted, and remembers a higher one.
-    fn accept(&self, name: &str, found: u64) -> Result<(), LoadError> {
-        let path = self.file("version");
-        let accepted = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|_| LoadError::Version(path.clone()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(source) => return Err(LoadError::Read { path, source }),
-        };
+    /// Refuses a version below the highest that was accepted.
+    fn check(&self, name: &str, found: u64) -> Result<(), LoadError> {
+        let accepted = self.accepted()?;
         if found < accepted {
             return Err(LoadError::Rollback { flist: name.into(), found, accepted });
         }
-        if found > accepted {
-            publish(&path, found.to_string().as_bytes())?;
+        Ok(())
+    }
+
+    /// Remembers a version, if it is the highest.
+    fn accept(&self, version: u64) -> Result<(), LoadError> {
+        if version > self.accepted()? {
+            publish(&self.file("version"), version.to_string().as_bytes())?;
         }
         Ok(())
+    }
+
+    /// The highest version that was accepted.
+    fn accepted(&self) -> Result<u64, LoadError> {
+        let path = self.file("version");
+        match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().map_err(|_| LoadError::Version(path.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(LoadError::Read { path, source }),
+        }
     }
 }
 

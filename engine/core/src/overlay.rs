@@ -41,6 +41,7 @@ mod xattrs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aysfs_store::Mirror;
+use aysfs_store::crypt::Sealing;
 use aysfs_vfs::{Error, ErrorKind, Result};
 
 pub use self::commit::{CommitError, CommitOptions, Committed};
@@ -126,6 +127,11 @@ impl Overlay {
     /// How many bases are kept: see [`AysFs::bases`].
     pub fn bases(&self) -> usize {
         self.0.w.lower.bases()
+    }
+
+    /// What a list is encrypted with that is made of this base and the changes: also for those whom a reload has added.
+    pub(crate) fn sealing(&self, base: &Base) -> Option<Sealing> {
+        self.stors().sealing().cloned().map(|sealing| sealing.joined(base.sealing()))
     }
 
     /// Where content is fetched from, and sent to.

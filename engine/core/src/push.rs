@@ -330,11 +330,10 @@ impl Pusher {
         sent: Sent,
     ) -> Result<(Option<u64>, HashSet<Key>), PushError> {
         let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
-        let (name, sealing) = (self.options.namespace.to_string(), self.stors().sealing().cloned());
-        let at_work = turn.clone();
+        let (name, at_work) = (self.options.namespace.to_string(), turn.clone());
         let kept = blocking(move || {
             let _at_work = at_work;
-            let Sent { entries, ancestors, .. } = sent;
+            let Sent { entries, ancestors, sealing, .. } = sent;
             let named: HashSet<_> = entries
                 .iter()
                 .filter_map(|entry| base::content_of(entry.content, entry.size).ok().flatten())

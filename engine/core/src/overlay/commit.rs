@@ -113,7 +113,7 @@ impl Overlay {
         let Seen { mut entries, moved, files, base, .. } =
             blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
 
-        let sealing = self.0.w.lower.stors().sealing().cloned();
+        let sealing = self.sealing(&base);
         let inner = self.0.clone();
         let job = Job {
             form: Form::V2,

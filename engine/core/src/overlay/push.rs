@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use aysfs_flist::{Ancestor, Entry, Timestamp};
 use aysfs_store::StoreError;
 use aysfs_store::codec::Compression;
+use aysfs_store::crypt::Sealing;
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
 
@@ -49,6 +50,8 @@ pub(crate) struct Sent {
     pub(crate) entries: Vec<Entry>,
     /// What the list was made from.
     pub(crate) ancestors: Vec<Ancestor>,
+    /// What it is to be encrypted with.
+    pub(crate) sealing: Option<Sealing>,
     /// How many files were sent.
     pub(crate) files: u64,
     /// What waits for the next time.
@@ -223,8 +226,8 @@ impl Overlay {
             }
         }
         as_sent_before(&mut entries, &files, &unsent);
-        let ancestors = ancestors(&base, moved);
-        Ok(Sent { entries, ancestors, files: count, waiting, new_objects, new_bytes })
+        let (ancestors, sealing) = (ancestors(&base, moved), self.sealing(&base));
+        Ok(Sent { entries, ancestors, sealing, files: count, waiting, new_objects, new_bytes })
     }
 }
 

@@ -146,6 +146,18 @@ impl Sealing {
         self.recipients.iter().map(|recipient| &recipient.fingerprint)
     }
 
+    /// With the recipients of another sealing as well, if that has the same secret.
+    #[must_use]
+    pub fn joined(mut self, other: Option<&Self>) -> Self {
+        let others = other.filter(|other| other.secret == self.secret).map(|other| &other.recipients);
+        for recipient in others.into_iter().flatten() {
+            if !self.recipients().any(|known| *known == recipient.fingerprint) {
+                self.recipients.push(recipient.clone());
+            }
+        }
+        self
+    }
+
     /// What content is sealed with.
     pub fn secret(&self) -> &Secret {
         &self.secret
@@ -273,6 +285,13 @@ mod tests {
         }
         assert_ne!(sealed(&sealing), for_both, "no two lists can be compared");
         assert!(matches!(Sealing::new([]), Err(SealedError::NoRecipients)));
+
+        let of_one =
+            |key: &PrivateKey| Sealing::of(sealing.secret().clone(), [&key.public()]).expect("sealed");
+        assert_eq!(of_one(user).joined(Some(&of_one(other))).recipients.len(), 2);
+        assert_eq!(of_one(user).joined(Some(&of_one(user))).recipients.len(), 1);
+        let foreign = Sealing::new([&other.public()]).expect("sealed");
+        assert_eq!(of_one(user).joined(Some(&foreign)).recipients.len(), 1, "with another secret");
     }
 
     #[test]

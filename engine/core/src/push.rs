@@ -295,6 +295,7 @@ impl Pusher {
             compression: self.options.compression,
             spool: self.options.dir.clone(),
             idle: IDLE,
+            last_list: state.tree.is_some().then(|| self.list()),
         };
         let sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
         let mut pushed = Pushed {

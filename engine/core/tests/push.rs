@@ -256,6 +256,24 @@ async fn what_is_written_while_others_are_sent_is_not_listed_by_half() {
 }
 
 #[tokio::test]
+async fn a_file_that_replaces_another_one_does_not_leave_a_gap() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("a", WRITE, 0, b"whole").await;
+    let pusher = pusher(&lab, &mounted);
+    push(&pusher).await;
+    mounted.write("new", WRITE, 0, b"to come").await;
+    let new = mounted.ino("new").await;
+    mounted.0.open(new, WRITE).await.expect("opened");
+    mounted.rename("new", "a").await;
+    assert_eq!(push(&pusher).await.waiting.len(), 1);
+    assert_eq!(elsewhere(&lab).await, support::mount::tree(&[("a", "whole")]));
+    mounted.0.release(new, Fh::NONE).await.expect("released");
+    push(&pusher).await;
+    assert_eq!(elsewhere(&lab).await, support::mount::tree(&[("a", "to come")]));
+}
+
+#[tokio::test]
 async fn who_reads_a_file_does_not_hold_it_up() {
     let lab = Lab::new();
     let mounted = mount(&lab, &[lab.file("base", b"of the base")]);

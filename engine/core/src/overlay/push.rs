@@ -5,13 +5,13 @@
 //! marks tell (see [`pushed`](super::pushed)).
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aysfs_flist::{Ancestor, Entry, Timestamp};
+use aysfs_flist::{Ancestor, Entry, Flist, Kind, ParseOptions, Source, Timestamp};
 use aysfs_store::StoreError;
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
@@ -41,6 +41,8 @@ pub(crate) struct PushOptions {
     pub(crate) spool: PathBuf,
     /// How long a file must have been left alone that is open for writing.
     pub(crate) idle: Duration,
+    /// The list that was made last, if its content is there.
+    pub(crate) last_list: Option<PathBuf>,
 }
 
 /// What became of a tree that was sent.
@@ -225,7 +227,19 @@ impl Overlay {
                 }
             }
         }
-        as_sent_before(&mut entries, &files, &unsent);
+        let lost: HashSet<Vec<u8>> = unsent
+            .iter()
+            .filter(|position| files[position].older.is_none() && entries[**position].size > 0)
+            .map(|position| entries[*position].path.clone())
+            .collect();
+        let replaced = match (&options.last_list, self.stors().sealing().cloned()) {
+            (Some(list), sealing) if !lost.is_empty() => {
+                let list = list.clone();
+                blocking(move || Ok(listed_before(&list, sealing.as_ref(), &lost))).await?
+            }
+            _ => HashMap::new(),
+        };
+        as_sent_before(&mut entries, &files, &unsent, &replaced);
         let (ancestors, sealing) = (ancestors(&base, moved), self.sealing(&base));
         Ok(Sent { entries, ancestors, sealing, files: count, waiting, new_objects, new_bytes })
     }
@@ -244,8 +258,40 @@ fn ready(inner: &Inner, seen: &Seen, idle: Duration) -> (Vec<usize>, Vec<usize>)
     })
 }
 
-/// Lists what was not sent as it was when it was sent last, or not at all.
-fn as_sent_before(entries: &mut Vec<Entry>, files: &HashMap<usize, LocalFile>, unsent: &HashSet<usize>) {
+/// What the last list says of these paths: they lead to other files now.
+fn listed_before(
+    list: &Path,
+    sealing: Option<&Sealing>,
+    paths: &HashSet<Vec<u8>>,
+) -> HashMap<Vec<u8>, Entry> {
+    let read = || {
+        let mut bytes = fs::read(list)?;
+        if let Some(sealing) = sealing {
+            bytes = sealing.reopen(&bytes).map_err(io::Error::other)?;
+        }
+        let source = Source::Bytes { name: "the last list", bytes: &bytes };
+        Flist::parse(source, &ParseOptions::default()).map_err(io::Error::other)
+    };
+    match read() {
+        Ok(flist) => {
+            let known = flist.entries.into_iter();
+            let known = known.filter(|entry| entry.kind == Kind::Regular && paths.contains(&entry.path));
+            known.map(|entry| (entry.path.clone(), entry)).collect()
+        }
+        Err(error) => {
+            tracing::warn!("cannot read {}: {error}", list.display());
+            HashMap::new()
+        }
+    }
+}
+
+/// Lists what was not sent as it was when it was sent last, or as what it replaces, or not at all.
+fn as_sent_before(
+    entries: &mut Vec<Entry>,
+    files: &HashMap<usize, LocalFile>,
+    unsent: &HashSet<usize>,
+    replaced: &HashMap<Vec<u8>, Entry>,
+) {
     let mut gone = HashSet::new();
     for position in unsent {
         let entry = &mut entries[*position];
@@ -253,7 +299,10 @@ fn as_sent_before(entries: &mut Vec<Entry>, files: &HashMap<usize, LocalFile>, u
             Some(older) => older.describe(entry),
             // An empty file needs nothing of the stor.
             None if entry.size == 0 => {}
-            None => drop(gone.insert(entry.path.clone())),
+            None => match replaced.get(&entry.path) {
+                Some(before) => *entry = before.clone(),
+                None => drop(gone.insert(entry.path.clone())),
+            },
         }
     }
     entries.retain(|entry| !gone.contains(entry.link.as_ref().unwrap_or(&entry.path)));

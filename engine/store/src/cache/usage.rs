@@ -6,11 +6,13 @@
 //! its size while it writes, too. What other processes are writing is not known here until it has a name.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::fs::{Stat, fstatvfs};
+
+use super::lock;
 
 /// The unit in which room is claimed: the block of nearly every filesystem.
 const BLOCK: u64 = 4096;
@@ -56,13 +58,23 @@ pub(super) struct Usage {
     limits: Limits,
     /// Of files with a name. Below zero until a scan has found those that were removed since.
     named: AtomicI64,
+    /// Of files that lost their name, ever.
+    removed: AtomicU64,
+    /// How often a scan has corrected this.
+    corrections: Mutex<u64>,
     /// Claimed by those who write.
     claimed: AtomicU64,
 }
 
 impl Usage {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, named: AtomicI64::new(0), claimed: AtomicU64::new(0) }
+        Self {
+            limits,
+            named: AtomicI64::new(0),
+            removed: AtomicU64::new(0),
+            corrections: Mutex::new(0),
+            claimed: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -76,17 +88,27 @@ impl Usage {
 
     /// A file of so many bytes has none any more.
     pub(super) fn subtract(&self, bytes: u64) {
+        self.removed.fetch_add(bytes, Ordering::Relaxed);
         self.named.fetch_sub(signed(bytes), Ordering::Relaxed);
     }
 
-    /// What the counter says, to be given to [`correct`](Self::correct) after a scan.
-    pub(super) fn before_scan(&self) -> i64 {
-        self.named.load(Ordering::Relaxed)
+    /// What the counters say, to be given to [`correct`](Self::correct) after a scan.
+    pub(super) fn before_scan(&self) -> BeforeScan {
+        let corrections = *lock(&self.corrections);
+        let removed = self.removed.load(Ordering::Relaxed);
+        BeforeScan { named: self.named.load(Ordering::Relaxed), removed, corrections }
     }
 
-    /// A scan has found so much. What was published while it went on may count twice until the next one.
-    pub(super) fn correct(&self, before: i64, found: u64) {
-        self.named.fetch_add(signed(found) - before, Ordering::Relaxed);
+    /// A scan has found so much. Until the next one this may be too much, never too little: what was published while it went on may
+    /// count twice, and what was removed meanwhile counts, since nobody knows whether the scan came by before. If another scan has
+    /// corrected it meanwhile, that will do.
+    pub(super) fn correct(&self, before: BeforeScan, found: u64) {
+        let mut corrections = lock(&self.corrections);
+        if *corrections == before.corrections {
+            *corrections += 1;
+            let removed = self.removed.load(Ordering::Relaxed) - before.removed;
+            self.named.fetch_add(signed(found) - before.named + signed(removed), Ordering::Relaxed);
+        }
     }
 
     /// All of it.
@@ -126,6 +148,14 @@ impl Usage {
         let total = self.total().saturating_add(urgent);
         if total > size - size / 16 { total - (size - size / 8) } else { 0 }
     }
+}
+
+/// What the counters said before a scan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BeforeScan {
+    named: i64,
+    removed: u64,
+    corrections: u64,
 }
 
 impl Space {

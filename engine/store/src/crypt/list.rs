@@ -197,15 +197,28 @@ impl Sealing {
         let (key, recipient) = mine.ok_or(SealedError::NotARecipient)?;
         let secret = key.unwrap(&recipient.wrapped).and_then(|bytes| Secret::from_bytes(&bytes));
         let secret = secret.ok_or(SealedError::Wrapped)?;
-        let key = secret.of_list(&Sha256::digest(header).into());
-        let mut list = Vec::new();
-        let opened = zstd::stream::read::Decoder::new(Opener::new(body, &key, PURPOSE))
-            .and_then(|decoder| decoder.take(MAX_LIST + 1).read_to_end(&mut list));
-        match opened {
-            Err(_) => Err(SealedError::Damaged),
-            Ok(_) if list.len() as u64 > MAX_LIST => Err(SealedError::TooLong),
-            Ok(_) => Ok((list, Self { secret, recipients })),
-        }
+        Ok((unseal(&secret, header, body)?, Self { secret, recipients }))
+    }
+
+    /// Opens a list that was sealed with this secret, which takes no private key.
+    ///
+    /// # Errors
+    /// [`SealedError`]; nothing of the list is returned then.
+    pub fn reopen(&self, sealed: &[u8]) -> Result<Vec<u8>, SealedError> {
+        let (header, body) = split(sealed)?;
+        unseal(&self.secret, header, body)
+    }
+}
+
+fn unseal(secret: &Secret, header: &[u8], body: &[u8]) -> Result<Vec<u8>, SealedError> {
+    let key = secret.of_list(&Sha256::digest(header).into());
+    let mut list = Vec::new();
+    let opened = zstd::stream::read::Decoder::new(Opener::new(body, &key, PURPOSE))
+        .and_then(|decoder| decoder.take(MAX_LIST + 1).read_to_end(&mut list));
+    match opened {
+        Err(_) => Err(SealedError::Damaged),
+        Ok(_) if list.len() as u64 > MAX_LIST => Err(SealedError::TooLong),
+        Ok(_) => Ok(list),
     }
 }
 
@@ -277,6 +290,9 @@ mod tests {
         sealing.add(&other.public()).expect("once");
         assert_eq!(sealing.recipients.len(), 2);
         let for_both = sealed(&sealing);
+        assert_eq!(sealing.reopen(&for_both).expect("it has the secret"), LIST);
+        let foreign = Sealing::new([&user.public()]).expect("sealed");
+        assert!(matches!(foreign.reopen(&for_both), Err(SealedError::Damaged)));
         for key in [user, other] {
             let (list, opened) = Sealing::open(&for_both, std::slice::from_ref(key)).expect("a recipient");
             assert_eq!(list, LIST);
@@ -290,7 +306,6 @@ mod tests {
             |key: &PrivateKey| Sealing::of(sealing.secret().clone(), [&key.public()]).expect("sealed");
         assert_eq!(of_one(user).joined(Some(&of_one(other))).recipients.len(), 2);
         assert_eq!(of_one(user).joined(Some(&of_one(user))).recipients.len(), 1);
-        let foreign = Sealing::new([&other.public()]).expect("sealed");
         assert_eq!(of_one(user).joined(Some(&foreign)).recipients.len(), 1, "with another secret");
     }
 

@@ -150,7 +150,7 @@ async fn what_was_read_longest_ago_goes_first() {
 async fn the_size_holds_while_many_fetch() {
     const SIZE: u64 = 20 * TAKEN;
     let bench = Bench::with(1, limited(size(SIZE)));
-    let _upkeep = bench.cache.upkeep();
+    let upkeep = bench.cache.upkeep();
     let contents: Vec<_> = (0..60).map(|seed| bench.given(seed, LENGTH)).collect();
     let readers = (0..8).map(|reader| {
         let (bench, contents) = (&bench, &contents);
@@ -159,14 +159,21 @@ async fn the_size_holds_while_many_fetch() {
                 let seed = (step * 7 + reader * 11) % 60;
                 bench.reads_well(u32::try_from(seed).expect("small"), &contents[seed]).await;
                 let (taken, total) = (bench.taken(), bench.cache.usage.total());
-                assert!(taken <= SIZE, "{taken} bytes are taken");
+                // Who looks through the directory may see a file, and then the one that took its room.
+                assert!(taken <= SIZE + 8 * TAKEN, "{taken} bytes are taken");
                 assert!(total <= SIZE + 8 * TAKEN, "{total} bytes are counted");
             }
         }
     });
     join_all(readers).await;
-    let inventory = bench.cache.inventory().expect("looked at");
-    assert_eq!(inventory.bytes, bench.taken());
+    drop(upkeep);
+    // What was begun to be evicted may still go.
+    let inventory = loop {
+        let inventory = bench.cache.inventory().expect("looked at");
+        if inventory.bytes == bench.taken() {
+            break inventory;
+        }
+    };
     assert_eq!(inventory.writing, 0);
     assert!(inventory.bytes > SIZE / 2, "no more is evicted than has to be: {inventory:?}");
 }

@@ -283,9 +283,8 @@ impl Pusher {
         progress: &Arc<SendProgress>,
     ) -> Result<Pushed, PushError> {
         // Not before: on a full disk it can be mounted, too.
-        let (dir, at_work) = (self.options.dir.clone(), turn.clone());
-        let made = blocking(move || {
-            let _at_work = at_work;
+        let dir = self.options.dir.clone();
+        let made = at_work(turn, move || {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(|source| PushError::Keep { path: dir, source })
         });
@@ -310,12 +309,8 @@ impl Pusher {
         if self.options.publish {
             pushed.published = self.publish(state, turn).await?;
         }
-        let (journal, at_work) = (self.journal.clone(), turn.clone());
-        blocking(move || {
-            let _at_work = at_work;
-            journal.settle(&named)
-        })
-        .await?;
+        let journal = self.journal.clone();
+        at_work(turn, move || journal.settle(&named)).await?;
         Ok(pushed)
     }
 
@@ -331,9 +326,8 @@ impl Pusher {
         sent: Sent,
     ) -> Result<(Option<u64>, HashSet<Key>), PushError> {
         let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
-        let (name, at_work) = (self.options.namespace.to_string(), turn.clone());
-        let kept = blocking(move || {
-            let _at_work = at_work;
+        let name = self.options.namespace.to_string();
+        let kept = at_work(turn, move || {
             let Sent { entries, ancestors, sealing, .. } = sent;
             let named: HashSet<_> = entries
                 .iter()
@@ -373,9 +367,8 @@ impl Pusher {
         if state.published.as_ref().is_some_and(|published| Some(&published.tree) == state.tree.as_ref()) {
             return Ok(false);
         }
-        let (path, at_work) = (self.list(), turn.clone());
-        let opened = blocking(move || {
-            let _at_work = at_work;
+        let path = self.list();
+        let opened = at_work(turn, move || {
             let open = || {
                 let file = File::open(&path)?;
                 let mut digest = Digesting(Sha256::new());
@@ -437,12 +430,8 @@ impl Pusher {
     }
 
     async fn remember(&self, state: &State, turn: &Turn) -> Result<(), PushError> {
-        let (path, state, at_work) = (self.state_path(), state.clone(), turn.clone());
-        blocking(move || {
-            let _at_work = at_work;
-            remember(&state, &path)
-        })
-        .await
+        let (path, state) = (self.state_path(), state.clone());
+        at_work(turn, move || remember(&state, &path)).await
     }
 
     fn state_path(&self) -> PathBuf {
@@ -508,9 +497,15 @@ impl io::Write for Digesting {
     }
 }
 
-/// Runs what would hold up others on a thread of its own.
-async fn blocking<T: Send + 'static>(
+/// Runs what would hold up others on a thread of its own, which holds the turn also when nobody waits for it any more.
+async fn at_work<T: Send + 'static>(
+    turn: &Turn,
     job: impl FnOnce() -> Result<T, PushError> + Send + 'static,
 ) -> Result<T, PushError> {
-    tokio::task::spawn_blocking(job).await.expect("listing does not panic")
+    let turn = turn.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        job()
+    });
+    work.await.expect("listing does not panic")
 }

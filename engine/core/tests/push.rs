@@ -40,6 +40,18 @@ async fn push(pusher: &Pusher) -> Pushed {
     pusher.round(&Arc::default()).await.expect("pushed")
 }
 
+/// Pushes one new object, and gives up when its list is about to reach the stor.
+async fn give_up_at_the_list(lab: &Lab, pusher: &Pusher) {
+    let gate = Gate::default();
+    // Whether the stor has the object, the object, whether it has it now, the list.
+    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
+    let progress = Arc::default();
+    tokio::select! {
+        _ = pusher.round(&progress) => panic!("it waits"),
+        () = gate.reached_by(1) => {}
+    }
+}
+
 /// The published list.
 async fn published(lab: &Lab) -> Flist {
     let name = static_name(&"app".parse().expect("a namespace"));
@@ -338,13 +350,7 @@ async fn every_object_is_named_by_the_list_or_by_the_journal() {
     mounted.write("a", WRITE, 0, b"one").await;
     let first = pusher(&lab, &mounted);
     // The objects are sent; then the stor is gone before the list is published.
-    let gate = Gate::default();
-    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
-    let progress = Arc::default();
-    tokio::select! {
-        _ = first.round(&progress) => panic!("it waits"),
-        () = gate.reached_by(1) => {}
-    }
+    give_up_at_the_list(&lab, &first).await;
     drop(first);
     lab.stor.set(Trouble::None);
     mounted.write("a", WRITE, 0, b"two").await;
@@ -387,13 +393,7 @@ async fn a_list_that_arrived_unnoticed_is_known_as_ours() {
     mounted.write("a", WRITE, 0, b"one").await;
     let first = pusher(&lab, &mounted);
     // The answer to the list is lost; what it was is known only from what is kept for it.
-    let gate = Gate::default();
-    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
-    let progress = Arc::default();
-    tokio::select! {
-        _ = first.round(&progress) => panic!("it waits"),
-        () = gate.reached_by(1) => {}
-    }
+    give_up_at_the_list(&lab, &first).await;
     let name = static_name(&"app".parse().expect("a namespace"));
     let list = std::fs::read(lab.path("push/published.flist")).expect("kept");
     let sent = aysfs_store::Upload::Bytes(list.into());

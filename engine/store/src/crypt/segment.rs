@@ -67,36 +67,29 @@ impl<R: Read> Pieces<R> {
     }
 }
 
-/// Seals what is read through it.
-pub(crate) struct Sealer<R> {
+/// Segments on their way through a cipher, either way.
+struct Segments<R> {
     pieces: Pieces<R>,
     cipher: Cipher,
+    /// A segment as it is handed out.
     buffer: Vec<u8>,
     taken: usize,
     broken: bool,
 }
 
-impl<R: Read> Sealer<R> {
-    pub(crate) fn new(plain: R, key: &[u8; 32], purpose: u8) -> Self {
-        let pieces = Pieces::new(plain, SEGMENT);
-        Self { pieces, cipher: Cipher::new(key, purpose), buffer: Vec::new(), taken: 0, broken: false }
+impl<R: Read> Segments<R> {
+    /// Of a source whose segments have this size.
+    fn new(inner: R, size: usize, key: &[u8; 32], purpose: u8) -> Self {
+        let (pieces, cipher) = (Pieces::new(inner, size), Cipher::new(key, purpose));
+        Self { pieces, cipher, buffer: Vec::new(), taken: 0, broken: false }
     }
 
-    fn seal_next(&mut self) -> io::Result<()> {
-        let is_last = self.pieces.next(&mut self.buffer)?;
-        let (nonce, data) = self.cipher.next(is_last);
-        let tag = self.cipher.aead.encrypt_inout_detached(&nonce, &data, self.buffer.as_mut_slice().into());
-        self.buffer.extend(tag.map_err(|_| io::Error::other("a segment is too long to seal"))?);
-        Ok(())
-    }
-}
-
-impl<R: Read> Read for Sealer<R> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.buffer.len() && !self.pieces.ended && !self.broken {
+    /// Hands out what there is, after `next` has made the next segment of it if there was nothing left.
+    fn read(&mut self, to: &mut [u8], next: fn(&mut Self) -> io::Result<()>) -> io::Result<usize> {
+        while self.taken == self.buffer.len() && !self.pieces.ended && !self.broken {
             self.taken = 0;
-            if let Err(error) = self.seal_next() {
-                // Nothing that is not sealed may be handed out, whatever the reader does next.
+            if let Err(error) = next(self) {
+                // Nothing of a segment that failed may be handed out, whatever the reader does next.
                 self.buffer.clear();
                 self.broken = true;
                 return Err(error);
@@ -105,23 +98,19 @@ impl<R: Read> Read for Sealer<R> {
         if self.broken {
             return Err(io::Error::other("it failed before"));
         }
-        Ok(hand_out(&self.buffer, &mut self.taken, to))
+        let left = &self.buffer[self.taken..];
+        let n = to.len().min(left.len());
+        to[..n].copy_from_slice(&left[..n]);
+        self.taken += n;
+        Ok(n)
     }
-}
 
-/// Opens what is read through it: nothing of a segment is handed out before its tag was right.
-pub(crate) struct Opener<R> {
-    pieces: Pieces<R>,
-    cipher: Cipher,
-    buffer: Vec<u8>,
-    taken: usize,
-    broken: bool,
-}
-
-impl<R: Read> Opener<R> {
-    pub(crate) fn new(sealed: R, key: &[u8; 32], purpose: u8) -> Self {
-        let pieces = Pieces::new(sealed, SEGMENT + TAG);
-        Self { pieces, cipher: Cipher::new(key, purpose), buffer: Vec::new(), taken: 0, broken: false }
+    fn seal_next(&mut self) -> io::Result<()> {
+        let is_last = self.pieces.next(&mut self.buffer)?;
+        let (nonce, data) = self.cipher.next(is_last);
+        let tag = self.cipher.aead.encrypt_inout_detached(&nonce, &data, self.buffer.as_mut_slice().into());
+        self.buffer.extend(tag.map_err(|_| io::Error::other("a segment is too long to seal"))?);
+        Ok(())
     }
 
     fn open_next(&mut self) -> io::Result<()> {
@@ -141,28 +130,34 @@ impl<R: Read> Opener<R> {
     }
 }
 
-impl<R: Read> Read for Opener<R> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        while self.taken == self.buffer.len() && !self.pieces.ended && !self.broken {
-            self.taken = 0;
-            if let Err(error) = self.open_next() {
-                self.buffer.clear();
-                self.broken = true;
-                return Err(error);
-            }
-        }
-        if self.broken {
-            return Err(io::Error::other("it failed before"));
-        }
-        Ok(hand_out(&self.buffer, &mut self.taken, to))
+/// Seals what is read through it.
+pub(crate) struct Sealer<R>(Segments<R>);
+
+impl<R: Read> Sealer<R> {
+    pub(crate) fn new(plain: R, key: &[u8; 32], purpose: u8) -> Self {
+        Self(Segments::new(plain, SEGMENT, key, purpose))
     }
 }
 
-fn hand_out(from: &[u8], taken: &mut usize, to: &mut [u8]) -> usize {
-    let n = to.len().min(from.len() - *taken);
-    to[..n].copy_from_slice(&from[*taken..*taken + n]);
-    *taken += n;
-    n
+impl<R: Read> Read for Sealer<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.0.read(to, Segments::seal_next)
+    }
+}
+
+/// Opens what is read through it: nothing of a segment is handed out before its tag was right.
+pub(crate) struct Opener<R>(Segments<R>);
+
+impl<R: Read> Opener<R> {
+    pub(crate) fn new(sealed: R, key: &[u8; 32], purpose: u8) -> Self {
+        Self(Segments::new(sealed, SEGMENT + TAG, key, purpose))
+    }
+}
+
+impl<R: Read> Read for Opener<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.0.read(to, Segments::open_next)
+    }
 }
 
 #[cfg(test)]

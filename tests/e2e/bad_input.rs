@@ -209,15 +209,6 @@ LAB/config.toml:30:1: unknown key "passwrd" in [stor.four]: did you mean "passwd
 }
 
 #[test]
-fn what_this_version_lacks_is_refused() {
-    let lab = lab();
-    let packs = format!("# aysfs-flist 2\n# pack 1 {} 100\n", "ab".repeat(32));
-    lab.file("flist", packs);
-    let message = "LAB/mnt: the flist keeps content in packs: mount it with a newer version of aysfs";
-    refuses(&lab, &format!("mount LAB/flist {MOUNT}"), REFUSED, message);
-}
-
-#[test]
 fn a_bad_key_or_certificate_is_refused() {
     let lab = lab();
     let flist = lab.file("flist", "# aysfs-flist 2\n");

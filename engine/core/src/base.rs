@@ -9,12 +9,14 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use aysfs_flist::{
-    Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, ObjectKey, Owner,
+    Content as Listed, Corrupt, Entry as ListEntry, FlistError, Index, Kind, Node, NodeRef, Owner,
     ParseOptions, Source, Timestamp, V1Keys,
 };
 use aysfs_store::crypt::{PrivateKey, Sealing, V1Keyring};
-use aysfs_store::{Content, ContentId, Key, Mirror};
+use aysfs_store::{Content, Mirror};
 use aysfs_vfs::{Attr, Device, Error, ErrorKind, FileKind, Ino, Time};
+
+use crate::listed::Packs;
 
 /// The number of `nobody` and `nogroup` where they have no entry: the kernel's overflow id.
 const NOBODY: u32 = 65534;
@@ -34,15 +36,13 @@ pub enum BaseError {
     /// The compiled flist was damaged after it was opened.
     #[error(transparent)]
     Damaged(#[from] Corrupt),
-    /// Content is in packs.
-    #[error("the flist keeps content in packs: mount it with a newer version of aysfs")]
-    Packs,
 }
 
 /// An immutable tree: what a flist says, with user and group ids that are valid here.
 #[derive(Debug)]
 pub struct Base {
     index: Index,
+    packs: Packs,
     /// By the owner numbers of the index.
     uids: Vec<u32>,
     gids: Vec<u32>,
@@ -64,11 +64,9 @@ impl Base {
     /// never root.
     ///
     /// # Errors
-    /// [`BaseError::Packs`].
+    /// [`BaseError::Damaged`].
     pub fn new(index: Index) -> Result<Self, BaseError> {
-        if !index.header().packs.is_empty() {
-            return Err(BaseError::Packs);
-        }
+        let packs = Packs::of(index.header());
         let nobody = uzers::get_user_by_name("nobody").map_or(NOBODY, |user| user.uid());
         let nogroup = uzers::get_group_by_name("nogroup").map_or(NOBODY, |group| group.gid());
         let uid = |name: &OsStr| uzers::get_user_by_name(name).map(|user| user.uid());
@@ -77,7 +75,7 @@ impl Base {
         let gids = index.groups().iter().map(|owner| resolve(owner, gid, nogroup)).collect();
         let has_acls = index.has_acls()?;
         let hard_links = OnceLock::new();
-        Ok(Self { index, uids, gids, has_acls, hard_links, sealing: None, private_keys: Vec::new() })
+        Ok(Self { index, packs, uids, gids, has_acls, hard_links, sealing: None, private_keys: Vec::new() })
     }
 
     /// The same, of a flist that was encrypted with `sealing` if it was, for whoever has the private keys.
@@ -119,7 +117,22 @@ impl Base {
     pub fn empty(dir: &Path) -> Result<Self, FlistError> {
         let list = Source::Bytes { name: "an empty tree", bytes: b"# aysfs-flist 2\n" };
         let index = Index::compile(list, &ParseOptions::default(), dir)?;
-        Ok(Self::new(index).expect("an empty tree has no packs, and its index is sound"))
+        Ok(Self::new(index).expect("the index of an empty tree is sound"))
+    }
+
+    /// The packs of the flist.
+    pub(crate) fn packs(&self) -> &Packs {
+        &self.packs
+    }
+
+    /// The content of a regular file of this base; `None` if it is empty.
+    pub(crate) fn content_of(&self, of: &NodeRef<'_>) -> Result<Option<Content>, Corrupt> {
+        Ok(self.content(of.content()?, of.size()))
+    }
+
+    /// What a list with the packs of this one means.
+    pub(crate) fn content(&self, listed: Option<Listed>, size: u64) -> Option<Content> {
+        self.packs.content(listed, size)
     }
 
     /// The compiled flist.
@@ -280,32 +293,6 @@ fn pages(segments: impl Iterator<Item = Range<u64>>, page: u64) -> u64 {
         (pages + end.saturating_sub(first), end)
     });
     pages
-}
-
-/// The name of a content in the cache; `None` if only its chunks have one.
-pub(crate) fn content_id(listed: &Listed) -> Option<ContentId> {
-    match listed {
-        Listed::V1(hash) => Some(ContentId::Md5(*hash)),
-        Listed::Object { sha256, .. } => Some(ContentId::Sha256(*sha256)),
-        Listed::Pack { .. } | Listed::Chunks { .. } => None,
-    }
-}
-
-/// The content of a regular file as the cache knows it; `None` if it is empty.
-pub(crate) fn content_of(listed: Option<Listed>, size: u64) -> Result<Option<Content>, BaseError> {
-    Ok(match listed {
-        None => None,
-        Some(_) if size == 0 => None,
-        Some(Listed::V1(hash)) => Some(Content::v1(hash, size)),
-        Some(Listed::Object { sha256, key }) => {
-            let key = match key {
-                ObjectKey::Md5(digest) => Key::md5(digest),
-                ObjectKey::Sha256(digest) => Key::sha256(digest),
-            };
-            Some(Content::object(sha256, size, key))
-        }
-        Some(Listed::Pack { .. } | Listed::Chunks { .. }) => return Err(BaseError::Packs),
-    })
 }
 
 #[cfg(test)]

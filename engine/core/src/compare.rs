@@ -14,8 +14,9 @@ use aysfs_flist::{Children, Content as Listed, Corrupt, Kind, Node, NodeRef};
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Ino, Name, Result};
 
-use crate::base::{Base, content_id, damaged};
+use crate::base::{Base, damaged};
 use crate::edition::Edition;
+use crate::listed::content_id;
 use crate::rebase::Changes;
 
 /// How two bases differ.
@@ -264,7 +265,7 @@ fn is_same(old: &NodeRef<'_>, new: &NodeRef<'_>) -> Result<bool, Corrupt> {
 }
 
 fn is_same_content(old: &NodeRef<'_>, new: &NodeRef<'_>) -> Result<bool, Corrupt> {
-    let id = |content: Option<Listed>| content.as_ref().and_then(content_id);
+    let id = |content: Option<Listed>| content.as_ref().map(content_id);
     let (old, new) = (id(old.content()?), id(new.content()?));
     Ok(old.is_some() && old == new)
 }

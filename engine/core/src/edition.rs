@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use aysfs_flist::{Corrupt, Kind, Node, NodeRef};
+use aysfs_store::Content;
 use aysfs_vfs::kernel::raw;
 use aysfs_vfs::{Attr, Entry, ErrorKind, Ino, Name, Result, TimeToLive};
 
@@ -167,6 +168,11 @@ impl Item {
 
     pub(crate) fn attr(&self) -> Result<Attr> {
         self.edition.attr(&self.of()?).map_err(damaged)
+    }
+
+    /// The content of a regular file; `None` if it is empty.
+    pub(crate) fn content(&self) -> Result<Option<Content>> {
+        self.edition.base.content_of(&self.of()?).map_err(damaged)
     }
 
     /// The path, without a leading `/`: of a file with several, the first.

@@ -14,10 +14,11 @@ use aysfs_vfs::{
 };
 use bytes::Bytes;
 
-use crate::base::{self, Base, BaseError, damaged};
+use crate::base::{self, Base, damaged};
 use crate::edition::{Edition, Item, Shown};
 use crate::failures::Failures;
 use crate::held::Held;
+use crate::listed::content_id;
 
 /// How many bits of the cookie of a listing tell the position.
 const POSITION_BITS: u32 = 40;
@@ -129,16 +130,9 @@ impl AysFs {
         self.shown.load().entry(ino)
     }
 
-    /// The content of a regular file; `None` if it is empty.
-    pub(crate) fn content(&self, of: &NodeRef<'_>) -> Result<Option<Content>> {
-        let content =
-            of.content().map_err(BaseError::from).and_then(|content| base::content_of(content, of.size()));
-        content.map_err(|error| Error::new(ErrorKind::Io, error))
-    }
-
     /// The cached file of a regular file; `None` if it is empty.
-    pub(crate) fn cached(&self, of: &NodeRef<'_>) -> Result<Option<CachedFile>> {
-        Ok(self.content(of)?.map(|content| self.cached_content(&content)))
+    pub(crate) fn cached(&self, item: &Item) -> Result<Option<CachedFile>> {
+        Ok(item.content()?.map(|content| self.cached_content(&content)))
     }
 
     /// The cached file of a content, whether or not the base has it.
@@ -153,7 +147,7 @@ impl AysFs {
 
     /// A part of a file that the cache has open, as it has most: by far the shortest way. What is wrong is found on the other.
     fn read_open(&self, of: &NodeRef<'_>, offset: u64, size: u32) -> Option<Bytes> {
-        let id = base::content_id(&of.content().ok()??)?;
+        let id = content_id(&of.content().ok()??);
         self.cache.read_open(&id, of.size(), offset, size as usize)
     }
 }
@@ -255,13 +249,14 @@ impl Vfs for AysFs {
     async fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
         let cached = {
             let shown = self.shown.load();
-            let (_, of) = shown.find(ino)?;
+            let (edition, of) = shown.find(ino)?;
             is_file(&of)?;
             if let Some(bytes) = self.read_open(&of, offset, size) {
                 return Ok(bytes);
             }
-            let Some(cached) = self.cached(&of)? else { return Ok(Bytes::new()) };
-            cached
+            let content = edition.base.content_of(&of).map_err(damaged)?;
+            let Some(content) = content else { return Ok(Bytes::new()) };
+            self.cached_content(&content)
         };
         if self.failures.knows(ino, offset) {
             // Logged already.

@@ -18,6 +18,7 @@ mod edition;
 mod failures;
 mod fs;
 mod held;
+mod listed;
 pub mod load;
 mod numbers;
 mod overlay;

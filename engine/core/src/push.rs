@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use aysfs_flist::{Dialect, Entry, Header, Timestamp};
+use aysfs_flist::{Content, Dialect, Entry, Header, ObjectKey, Timestamp};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
 use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
@@ -39,7 +39,7 @@ pub(crate) use self::log::TransactionLog;
 use self::state::{Published, State};
 use crate::overlay::{Destination, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
 use crate::pack::{self, ListError};
-use crate::{base, durable};
+use crate::{durable, listed};
 
 /// How long a file that is open for writing must have been left alone to be pushed.
 const IDLE: Duration = Duration::from_mins(15);
@@ -328,13 +328,15 @@ impl Pusher {
         let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
         let name = self.options.namespace.to_string();
         let kept = at_work(turn, move || {
-            let Sent { entries, ancestors, sealing, .. } = sent;
-            let named: HashSet<_> = entries
-                .iter()
-                .filter_map(|entry| base::content_of(entry.content, entry.size).ok().flatten())
-                .flat_map(|content| content.chunks.iter().map(|chunk| chunk.key.clone()).collect::<Vec<_>>())
-                .collect();
-            let header = Header { name: Some(name), ancestors, ..Header::default() };
+            let Sent { entries, packs, ancestors, sealing, .. } = sent;
+            let objects = entries.iter().filter_map(|entry| match entry.content {
+                Some(Content::Object { key, .. }) => Some(key),
+                Some(Content::V1(md5)) => Some(ObjectKey::Md5(md5)),
+                _ => None,
+            });
+            let named: HashSet<_> =
+                objects.chain(packs.iter().map(|pack| pack.key)).map(listed::key).collect();
+            let header = Header { name: Some(name), packs, ancestors, ..Header::default() };
             let tree = digest(entries.clone(), &header, sealing.as_ref())?;
             let unkept = |source| PushError::Keep { path: list.clone(), source };
             if known.tree.as_ref() == Some(&tree) && list.exists() {

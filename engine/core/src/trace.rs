@@ -82,7 +82,7 @@ impl AysFs {
     pub(crate) fn trace_item(&self, item: &Item, layer: Layer) -> Result<Trace> {
         let of = item.of()?;
         let data = match of.kind() {
-            Kind::Regular => Some(self.content(&of)?.map_or(FileData::Empty, FileData::Stored)),
+            Kind::Regular => Some(item.content()?.map_or(FileData::Empty, FileData::Stored)),
             _ => None,
         };
         Ok(Trace { layer, kind: Some(file_kind(of.kind())), base_path: Some(item.path()?), data })

@@ -17,7 +17,7 @@ use aysfs_store::{Cache, Content, ContentId, FetchError, Mirror};
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 
-use crate::base::{Base, BaseError, LENDS_RIGHTS, content_of};
+use crate::base::{Base, BaseError, LENDS_RIGHTS};
 use crate::copy::copy_segment;
 
 /// How many files are fetched at the same time.
@@ -141,7 +141,7 @@ fn lay_out(base: &Base, target: &Path) -> Result<Plan, UnpackError> {
         if entry.link.is_none() && !entry.path.is_empty() {
             make(&entry, &path).map_err(failed(&path))?;
         }
-        if let (None, Some(content)) = (&entry.link, content_of(entry.content, entry.size)?) {
+        if let (None, Some(content)) = (&entry.link, base.content(entry.content, entry.size)) {
             let data = entry.data.clone().unwrap_or_else(|| iter::once(0..entry.size).collect());
             plan.files.push(PlannedFile { path, content, data });
         }

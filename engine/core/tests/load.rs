@@ -119,11 +119,6 @@ async fn a_file_that_cannot_be_used_is_named() {
     let error = backend.load(&bad).await.expect_err("bad").to_string();
     let expected = format!("{}: line 2, column 1: ", backend.path("list.flist").display());
     assert!(error.starts_with(&expected), "{error}");
-    let packs = backend.file(format!("# aysfs-flist 2\n# pack 1 {} 5\n", "ab".repeat(32)).as_bytes());
-    assert_eq!(
-        chain(&backend.load(&packs).await.expect_err("packs")),
-        "the flist keeps content in packs: mount it with a newer version of aysfs"
-    );
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aysfs_engine::{AysFs, Base, BaseError};
-use aysfs_flist::{Entry as ListEntry, Header, Index, Kind, Owner, Pack, ParseOptions, Source, Timestamp};
+use aysfs_engine::AysFs;
+use aysfs_flist::{Entry as ListEntry, Kind, Owner, Timestamp};
 use aysfs_store::Fault;
 use aysfs_store::fault::Trouble;
 use aysfs_vfs::{
@@ -15,7 +15,7 @@ use aysfs_vfs::{
     Filled, Ino, KernelCache, Lookup, Name, OpenFlags, RenameMode, SeekWhence, SetAttr, SetXattrMode, Time,
     Vfs,
 };
-use support::{Lab, key_of, list};
+use support::{Lab, key_of};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const READ: OpenFlags = OpenFlags::READ;
@@ -447,16 +447,4 @@ async fn statfs_counts_what_the_list_has() {
     let stat = fs.statfs(Ino::ROOT).await.expect("answered");
     assert_eq!((stat.block_size, stat.blocks, stat.files, stat.name_max), (4096, 3, 4, 255));
     assert_eq!((stat.blocks_free, stat.blocks_available, stat.files_free), (0, 0, 0));
-}
-
-#[test]
-fn a_list_with_packs_is_refused() {
-    let lab = Lab::new();
-    let header = Header { packs: vec![Pack { number: 1, sha256: [1; 32], bytes: 5 }], ..Header::default() };
-    let bytes = list(&header, &[]);
-    let source = Source::Bytes { name: "packs", bytes: &bytes };
-    let index = Index::compile(source, &ParseOptions::default(), &lab.path("index")).expect("a good list");
-    let error = Base::new(index).expect_err("packs");
-    assert!(matches!(error, BaseError::Packs));
-    assert_eq!(error.to_string(), "the flist keeps content in packs: mount it with a newer version of aysfs");
 }

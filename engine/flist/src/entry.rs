@@ -153,13 +153,24 @@ pub enum Content {
         /// The chunk.
         at: Place,
     },
-    /// The file is several chunks, listed by a table that is itself a stored chunk of a pack (`chunks=`).
+    /// The file is several chunks, listed by a table that is itself a stored chunk of a pack (`chunks=`, `table=`).
     Chunks {
         /// Digest of the plain bytes of the whole file.
         sha256: [u8; 32],
         /// The chunk table.
-        table: Place,
+        table: Table,
     },
+}
+
+/// The chunk table of a file. What is in it has the weight of the list, so the list names its digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Table {
+    /// Digest of its plain bytes.
+    pub sha256: [u8; 32],
+    /// Their length.
+    pub length: u64,
+    /// Where it is.
+    pub at: Place,
 }
 
 /// The key of an encrypted v1 object, wrapped for each of its recipients; empty: not for this one.
@@ -224,21 +235,19 @@ pub struct BadKey;
 /// Stored bytes inside a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The number of the pack in the [`Header`].
-    pub pack: u32,
+    /// The pack, which is in the [`Header`].
+    pub pack: ObjectKey,
     /// Where they begin.
     pub offset: u64,
     /// How many they are.
     pub stored: u64,
 }
 
-/// A pack that entries refer to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A pack that entries refer to, by themselves or by their tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pack {
-    /// Its number in this flist.
-    pub number: u32,
-    /// The digest of its bytes, which names it in the stor.
-    pub sha256: [u8; 32],
+    /// Names it in the stor: the digest of its bytes, unless the stor has chosen another name.
+    pub key: ObjectKey,
     /// Its length.
     pub bytes: u64,
 }
@@ -252,8 +261,10 @@ pub struct Header {
     pub version: Option<u64>,
     /// When it was made: free text, by custom RFC 3339.
     pub created: Option<String>,
-    /// The packs, by ascending number.
+    /// The packs. Their numbers in the list are positions in this, when it is written.
     pub packs: Vec<Pack>,
+    /// Those of them that a mount is best to fetch at once, the most urgent first.
+    pub start: Vec<ObjectKey>,
     /// What this list was made from, and what that was made from, the oldest first.
     pub ancestors: Vec<Ancestor>,
 }

@@ -68,7 +68,7 @@ pub enum Reason {
     HeaderValue { key: String, value: String },
     #[error("the header line {0:?} is given twice")]
     HeaderTwice(String),
-    #[error("bad pack line: expected `# pack <number> <sha256> <bytes>`")]
+    #[error("bad pack line: expected `# pack <number> <key> <bytes>`")]
     PackLine,
     #[error("pack {0} is given twice")]
     PackTwice(u32),
@@ -144,6 +144,10 @@ pub enum Reason {
     ColumnKind(&'static str),
     #[error("no column says where the content is: expected obj=, at= or chunks=")]
     NoPlace,
+    #[error("chunks= and table= belong together: one of them is missing")]
+    TableAlone,
+    #[error("bad chunk table {0:?}: expected <bytes>:<sha256>")]
+    Table(String),
     #[error("more than one of the columns obj=, at= and chunks=")]
     TwoPlaces,
     #[error("bad object key {0:?}: expected 32 or 64 lowercase hex digits")]

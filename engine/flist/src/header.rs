@@ -2,9 +2,9 @@
 //!
 //! Header lines that this version does not know are skipped, so that newer writers can add some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use crate::entry::{Ancestor, Dialect, Header, Pack};
+use crate::entry::{Ancestor, Dialect, Header, ObjectKey, Pack};
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
 use crate::limits::{MAX_ANCESTORS, MAX_MOVED, MAX_PACKS};
@@ -30,11 +30,15 @@ pub(crate) fn dialect(line: &[u8]) -> Result<Dialect, Problem> {
     Err(Problem { column: 1, reason })
 }
 
+/// The packs of a list by the numbers that it gives them.
+pub(crate) type Packs = BTreeMap<u32, Pack>;
+
 /// Collects the header lines of v2.
 #[derive(Default)]
 pub(crate) struct HeaderParser {
     header: Header,
-    packs: BTreeMap<u32, Pack>,
+    packs: Packs,
+    pack_keys: HashSet<ObjectKey>,
     /// Lines about what the list was made from.
     from_lines: usize,
 }
@@ -66,6 +70,11 @@ impl HeaderParser {
                 let version = decimal(value).ok_or_else(|| bad_value("version", value, column))?;
                 self.header.version.replace(version).is_some()
             }
+            b"start" => {
+                let known = !self.header.start.is_empty();
+                self.header.start = self.start(value).ok_or_else(|| bad_value("start", value, column))?;
+                known
+            }
             _ => false,
         };
         if known {
@@ -75,8 +84,14 @@ impl HeaderParser {
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Header {
-        Header { packs: self.packs.into_values().collect(), ..self.header }
+    pub(crate) fn finish(self) -> (Header, Packs) {
+        (Header { packs: self.packs.values().copied().collect(), ..self.header }, self.packs)
+    }
+
+    /// Packs by their numbers, which the lines before have to have told.
+    fn start(&self, value: &[u8]) -> Option<Vec<ObjectKey>> {
+        let pack = |number| self.packs.get(&u32::try_from(decimal(number)?).ok()?);
+        value.split(|byte| *byte == b' ').map(|number| pack(number).map(|pack| pack.key)).collect()
     }
 
     fn ancestor(&mut self, text: &[u8]) -> Result<(), Reason> {
@@ -116,25 +131,23 @@ impl HeaderParser {
     }
 
     fn pack(&mut self, text: &[u8]) -> Result<(), Reason> {
-        let pack = parse_pack(text).ok_or(Reason::PackLine)?;
-        let number = pack.number;
+        let (number, pack) = parse_pack(text).ok_or(Reason::PackLine)?;
         if self.packs.len() == MAX_PACKS {
             return Err(Reason::TooManyPacks);
         }
-        match self.packs.insert(number, pack) {
-            Some(_) => Err(Reason::PackTwice(number)),
-            None => Ok(()),
+        if self.packs.insert(number, pack).is_some() || !self.pack_keys.insert(pack.key) {
+            return Err(Reason::PackTwice(number));
         }
+        Ok(())
     }
 }
 
-fn parse_pack(text: &[u8]) -> Option<Pack> {
+fn parse_pack(text: &[u8]) -> Option<(u32, Pack)> {
     let mut words = text.split(|byte| *byte == b' ');
     let number = u32::try_from(decimal(words.next()?)?).ok()?;
-    let mut sha256 = [0; 32];
-    hex::decode_to_slice(words.next()?, &mut sha256).ok()?;
+    let key = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
     let bytes = decimal(words.next()?)?;
-    words.next().is_none().then_some(Pack { number, sha256, bytes })
+    words.next().is_none().then_some((number, Pack { key, bytes }))
 }
 
 fn text_value(key: &str, value: &[u8], column: usize) -> Result<String, Problem> {

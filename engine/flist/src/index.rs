@@ -22,12 +22,15 @@ use std::time::SystemTime;
 use memmap2::Mmap;
 
 use self::format::{
-    ContentTag, Dentry, Md5Row, ObjectRow, PlaceRow, Record, Run, Section, SegmentRow, XattrRow,
+    ContentTag, Dentry, Md5Row, ObjectRow, PackRow, PlaceRow, Record, Run, Section, SegmentRow, TableRow,
+    XattrRow,
 };
 use self::key::Key;
 use self::shelf::Shelf;
 pub use self::walk::Entries;
-use crate::entry::{Content, Dialect, Header, Kind, ObjectKey, Owner, Place, TimeOrder, Timestamp, V1Keys};
+use crate::entry::{
+    Content, Dialect, Header, Kind, ObjectKey, Owner, Place, Table, TimeOrder, Timestamp, V1Keys,
+};
 use crate::error::FlistError;
 use crate::limits::MAX_DEPTH;
 use crate::parse::ParseOptions;
@@ -280,6 +283,11 @@ impl Index {
         Entries::new(self)
     }
 
+    fn place(&self, row: &PlaceRow) -> Result<Place, Corrupt> {
+        let pack: &PackRow = self.row(Section::Packs, row.pack.get(), "content in an unknown pack")?;
+        Ok(Place { pack: pack.key(), offset: row.offset.get(), stored: row.stored.get() })
+    }
+
     fn record(&self, node: Node) -> Result<&Record, Corrupt> {
         self.row(Section::Nodes, node.0, "an unknown inode")
     }
@@ -392,11 +400,6 @@ impl<'a> NodeRef<'a> {
         let Self { index, record, .. } = self;
         let row = record.a.get();
         let what = "content without its hash";
-        let place = || {
-            let row: &PlaceRow = index.row(Section::Places, row, what)?;
-            let at = Place { pack: row.pack.get(), offset: row.offset.get(), stored: row.stored.get() };
-            Ok((row.sha256, at))
-        };
         let object = || index.row::<ObjectRow>(Section::Objects, row, what);
         let tag = ContentTag::from_byte(record.content).ok_or_else(|| index.corrupt(what))?;
         Ok(Some(match tag {
@@ -412,12 +415,14 @@ impl<'a> NodeRef<'a> {
                 Content::Object { sha256, key: ObjectKey::Sha256(key) }
             }
             ContentTag::Pack => {
-                let (sha256, at) = place()?;
-                Content::Pack { sha256, at }
+                let place: &PlaceRow = index.row(Section::Places, row, what)?;
+                Content::Pack { sha256: place.sha256, at: index.place(place)? }
             }
             ContentTag::Chunks => {
-                let (sha256, table) = place()?;
-                Content::Chunks { sha256, table }
+                let TableRow { sha256, table, length } = index.row(Section::Tables, row, what)?;
+                let at = index.place(table)?;
+                let table = Table { sha256: table.sha256, length: length.get(), at };
+                Content::Chunks { sha256: *sha256, table }
             }
         }))
     }

@@ -35,6 +35,8 @@
 //!   v1 long as well; all else that a line of it has behind its ten fields is ignored.
 //! - `# from <digest>` in the header of v2 names a list that this one was made from, and `# moved <old> <new>` behind it a
 //!   directory that has another path there, so that what was remembered of the old list can be used with the new one.
+//! - A file is one stored chunk of a pack (`at=`), or several of some packs: then `chunks=` says where their table is, and `table=`
+//!   its length and digest. `# start: <numbers>` in the header names packs that are best fetched at once.
 //! - `data=<offset>+<length>,...` in v2 are the parts of a sparse file that are not holes.
 //! - Data in a field that its type has no use for (the size of a directory) is checked, and dropped.
 
@@ -53,13 +55,13 @@ mod tree;
 mod write;
 
 pub use entry::{
-    Ancestor, BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, TimeOrder,
+    Ancestor, BadKey, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Table, TimeOrder,
     Timestamp, V1Keys,
 };
 pub use error::{FlistError, Reason};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
+    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TABLE, MAX_TARGET,
     MAX_WRAPPED_KEY, MAX_XATTR,
 };
 pub use minisign_verify::PublicKey;

@@ -10,6 +10,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_ENTRIES: usize = 100_000_000;
 /// Most packs of a header.
 pub const MAX_PACKS: usize = 1 << 20;
+/// Longest chunk table, in bytes: that of a file of some 16 TiB.
+pub const MAX_TABLE: u64 = 1 << 30;
 /// Most lists that a header says its list was made from, one after another: whoever commits forgets the oldest.
 pub const MAX_ANCESTORS: usize = 512;
 /// Most directories of a header that have been moved, and most lists that it was made from.

@@ -9,10 +9,11 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::entry::{Content, Dialect, Entry, Kind, Owner, Pack, Place, Timestamp, V1Keys};
+use crate::entry::{Content, Dialect, Entry, Kind, Owner, Place, Table, Timestamp, V1Keys};
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
-use crate::limits::{MAX_NAME, MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR};
+use crate::header::Packs;
+use crate::limits::{MAX_NAME, MAX_TABLE, MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR};
 use crate::path::{self, Trim, Trimmed};
 
 /// The digits of a hash that is one of a v1 list.
@@ -31,8 +32,7 @@ pub(crate) struct Line {
 #[derive(Clone, Copy)]
 pub(crate) struct LineParser<'a> {
     pub(crate) dialect: Dialect,
-    /// By ascending number.
-    pub(crate) packs: &'a [Pack],
+    pub(crate) packs: &'a Packs,
     pub(crate) trim: &'a Trim,
 }
 
@@ -169,7 +169,12 @@ impl LineParser<'_> {
                 b"data" => columns.data.replace((column, value.segments()?)).is_some(),
                 b"obj" => columns.place("obj", column, Stored::Object(value.key()?))?,
                 b"at" => columns.place("at", column, Stored::Chunk(self.place(value)?))?,
-                b"chunks" => columns.place("chunks", column, Stored::Table(self.place(value)?))?,
+                b"chunks" => columns.place(
+                    "chunks",
+                    column,
+                    Stored::Table(Table { sha256: [0; 32], length: 0, at: self.place(value)? }),
+                )?,
+                b"table" => columns.table.replace((column, value.table()?)).is_some(),
                 [b'x', b'.', name @ ..] => {
                     let name = escape::decode(name, column.column + 2)?;
                     let twice = columns.xattrs.iter().any(|(known, _)| *known == *name);
@@ -190,19 +195,18 @@ impl LineParser<'_> {
         let mut numbers = field.text.split(|byte| *byte == b':').map(decimal);
         let parsed = match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
             (Some(Some(pack)), Some(Some(offset)), Some(Some(stored)), None) => {
-                u32::try_from(pack).ok().map(|pack| Place { pack, offset, stored })
+                u32::try_from(pack).ok().map(|pack| (pack, offset, stored))
             }
             _ => None,
         };
-        let Some(place) = parsed else { return Err(field.bad(Reason::Place)) };
-        let Ok(known) = self.packs.binary_search_by_key(&place.pack, |pack| pack.number) else {
-            return Err(field.problem(Reason::UnknownPack(place.pack)));
+        let Some((number, offset, stored)) = parsed else { return Err(field.bad(Reason::Place)) };
+        let Some(pack) = self.packs.get(&number) else {
+            return Err(field.problem(Reason::UnknownPack(number)));
         };
-        let bytes = self.packs[known].bytes;
-        if place.offset.checked_add(place.stored).is_none_or(|end| end > bytes) {
-            return Err(field.problem(Reason::OutsidePack { pack: place.pack, bytes }));
+        if stored == 0 || offset.checked_add(stored).is_none_or(|end| end > pack.bytes) {
+            return Err(field.problem(Reason::OutsidePack { pack: number, bytes: pack.bytes }));
         }
-        Ok(place)
+        Ok(Place { pack: pack.key, offset, stored })
     }
 }
 
@@ -217,7 +221,8 @@ struct Long<'a> {
 enum Stored {
     Object(crate::ObjectKey),
     Chunk(Place),
-    Table(Place),
+    /// Of which only the place is known before all columns are.
+    Table(Table),
 }
 
 /// The `key=value` columns of a v2 line.
@@ -231,6 +236,8 @@ struct Columns<'a> {
     v1_keys: V1Keys,
     data: Option<(Field<'a>, Vec<Range<u64>>)>,
     place: Option<(&'static str, Field<'a>, Stored)>,
+    /// The length and the digest of a chunk table.
+    table: Option<(Field<'a>, (u64, [u8; 32]))>,
 }
 
 impl<'a> Columns<'a> {
@@ -248,10 +255,11 @@ impl<'a> Columns<'a> {
         entry.xattrs = self.xattrs;
         entry.link = self.link;
         if entry.kind != Kind::Regular {
-            return match (self.place, self.data) {
-                (Some((key, column, _)), _) => Err(column.problem(Reason::ColumnKind(key))),
-                (_, Some((column, _))) => Err(column.problem(Reason::ColumnKind("data"))),
-                (None, None) => Ok(()),
+            return match (self.place, self.data, self.table) {
+                (Some((key, column, _)), ..) => Err(column.problem(Reason::ColumnKind(key))),
+                (_, Some((column, _)), _) => Err(column.problem(Reason::ColumnKind("data"))),
+                (_, _, Some((column, _))) => Err(column.problem(Reason::ColumnKind("table"))),
+                (None, None, None) => Ok(()),
             };
         }
         if let Some((column, segments)) = self.data {
@@ -273,10 +281,19 @@ impl<'a> Columns<'a> {
             return Ok(());
         }
         let sha256 = if hash.text.is_empty() { None } else { Some(hash.digest::<32>()?) };
-        entry.content = match (self.place, sha256) {
-            (Some((_, _, Stored::Object(key))), Some(sha256)) => Some(Content::Object { sha256, key }),
-            (Some((_, _, Stored::Chunk(at))), Some(sha256)) => Some(Content::Pack { sha256, at }),
-            (Some((_, _, Stored::Table(table))), Some(sha256)) => Some(Content::Chunks { sha256, table }),
+        let place = match (self.place, self.table) {
+            (Some((_, _, Stored::Table(Table { at, .. }))), Some((_, (length, sha256)))) => {
+                Some(Stored::Table(Table { sha256, length, at }))
+            }
+            (Some((_, column, Stored::Table(_))), None) | (_, Some((column, _))) => {
+                return Err(column.problem(Reason::TableAlone));
+            }
+            (place, None) => place.map(|(_, _, stored)| stored),
+        };
+        entry.content = match (place, sha256) {
+            (Some(Stored::Object(key)), Some(sha256)) => Some(Content::Object { sha256, key }),
+            (Some(Stored::Chunk(at)), Some(sha256)) => Some(Content::Pack { sha256, at }),
+            (Some(Stored::Table(table)), Some(sha256)) => Some(Content::Chunks { sha256, table }),
             (None, _) if entry.size == 0 || entry.link.is_some() => None,
             (_, None) => return Err(hash.problem(Reason::NoHash)),
             (None, Some(_)) => return Err(hash.problem(Reason::NoPlace)),
@@ -426,6 +443,16 @@ impl<'a> Field<'a> {
     fn key(&self) -> Result<crate::ObjectKey, Problem> {
         let key = std::str::from_utf8(self.text).ok().and_then(|text| text.parse().ok());
         key.ok_or_else(|| self.bad(Reason::Key))
+    }
+
+    fn table(&self) -> Result<(u64, [u8; 32]), Problem> {
+        let table = || {
+            let colon = memchr::memchr(b':', self.text)?;
+            let mut sha256 = [0; 32];
+            hex::decode_to_slice(&self.text[colon + 1..], &mut sha256).ok()?;
+            Some((decimal(&self.text[..colon])?, sha256))
+        };
+        table().filter(|(length, _)| *length <= MAX_TABLE).ok_or_else(|| self.bad(Reason::Table))
     }
 
     fn wrapped_key(&self) -> Result<Vec<u8>, Problem> {

@@ -7,7 +7,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::entry::{Dialect, Entry, Header, TimeOrder};
 use crate::error::{FlistError, Problem, Reason};
-use crate::header::{self, HeaderParser};
+use crate::header::{self, HeaderParser, Packs};
 use crate::limits::MAX_LINE;
 use crate::line::{Line, LineParser};
 use crate::path::Trim;
@@ -128,8 +128,8 @@ pub(crate) fn scan(
         }
         let (parsed, following) = rayon::join(
             || {
-                let Stage::Entries { dialect, ref header, .. } = stage else { return Vec::new() };
-                let parser = LineParser { dialect, packs: &header.packs, trim: &trim };
+                let Stage::Entries { dialect, ref packs, .. } = stage else { return Vec::new() };
+                let parser = LineParser { dialect, packs, trim: &trim };
                 let parse = |(number, line): &(u64, &[u8])| (*number, parser.parse(*number, line));
                 lines.par_iter().map(parse).collect()
             },
@@ -148,7 +148,7 @@ pub(crate) fn scan(
 
     let (dialect, header) = match stage {
         Stage::Start => return Err(FlistError::Empty { file: file.to_owned() }),
-        Stage::Header { header, .. } => (Dialect::V2, header.finish()),
+        Stage::Header { header, .. } => (Dialect::V2, header.finish().0),
         Stage::Entries { dialect, header, .. } => (dialect, header),
     };
     let times = match options.times {
@@ -167,7 +167,7 @@ enum Stage {
     /// In the header of v2.
     Header { header: HeaderParser, ends: LineEnds },
     /// Among the entries.
-    Entries { dialect: Dialect, header: Header, ends: LineEnds },
+    Entries { dialect: Dialect, header: Header, packs: Packs, ends: LineEnds },
 }
 
 /// How lines end: as the first one does.
@@ -204,7 +204,7 @@ impl Stage {
                     *self = Self::Header { header: HeaderParser::default(), ends };
                     return Ok(None);
                 }
-                *self = Self::Entries { dialect, header: Header::default(), ends };
+                *self = Self::Entries { dialect, header: Header::default(), packs: Packs::new(), ends };
                 Ok(Some(line))
             }
             Self::Header { header, ends } => {
@@ -216,8 +216,8 @@ impl Stage {
                     header.line(line)?;
                     return Ok(None);
                 }
-                let header = std::mem::take(header).finish();
-                *self = Self::Entries { dialect: Dialect::V2, header, ends };
+                let (header, packs) = std::mem::take(header).finish();
+                *self = Self::Entries { dialect: Dialect::V2, header, packs, ends };
                 Ok(Some(line))
             }
             Self::Entries { dialect, ends, .. } => {

@@ -10,10 +10,10 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
-use crate::entry::{Content, Entry, Kind, ObjectKey, Owner, Place, Timestamp, V1Keys};
+use crate::entry::{Content, Entry, Kind, ObjectKey, Owner, Place, Table, Timestamp, V1Keys};
 use crate::error::{Problem, Reason, shown};
 use crate::index::format::{
-    ContentTag, Md5Row, ObjectRow, PlaceRow, Record, Run, SegmentRow, Slice, XattrRow,
+    ContentTag, Md5Row, ObjectRow, PlaceRow, Record, Run, SegmentRow, Slice, TableRow, XattrRow,
 };
 use crate::limits::MAX_ENTRIES;
 use crate::line::Line;
@@ -56,6 +56,9 @@ pub(crate) struct Tree {
     pub(crate) md5: Vec<Md5Row>,
     pub(crate) objects: Vec<ObjectRow>,
     pub(crate) places: Vec<PlaceRow>,
+    pub(crate) tables: Vec<TableRow>,
+    /// The packs that places are in: their rows.
+    pub(crate) packs: HashMap<ObjectKey, u32>,
     pub(crate) xattr_runs: Vec<Run>,
     pub(crate) xattrs: Vec<XattrRow>,
     pub(crate) segment_runs: Vec<Run>,
@@ -88,6 +91,8 @@ impl Tree {
             md5: Vec::new(),
             objects: Vec::new(),
             places: Vec::new(),
+            tables: Vec::new(),
+            packs: HashMap::new(),
             xattr_runs: Vec::new(),
             xattrs: Vec::new(),
             segment_runs: Vec::new(),
@@ -294,13 +299,6 @@ impl Tree {
     }
 
     fn content(&mut self, content: Option<Content>, keys: &V1Keys) -> Result<(ContentTag, u32), Reason> {
-        let place = |sha256, Place { pack, offset, stored }| PlaceRow {
-            sha256,
-            offset: U64::new(offset),
-            stored: U64::new(stored),
-            pack: U32::new(pack),
-            zero: U32::ZERO,
-        };
         Ok(match content {
             None => (ContentTag::None, 0),
             Some(Content::V1(md5)) => {
@@ -316,11 +314,29 @@ impl Tree {
                 (ContentTag::ObjectSha256, push(&mut self.objects, ObjectRow { sha256, key })?)
             }
             Some(Content::Pack { sha256, at }) => {
-                (ContentTag::Pack, push(&mut self.places, place(sha256, at))?)
+                let place = self.pack_place(sha256, at)?;
+                (ContentTag::Pack, push(&mut self.places, place)?)
             }
-            Some(Content::Chunks { sha256, table }) => {
-                (ContentTag::Chunks, push(&mut self.places, place(sha256, table))?)
+            Some(Content::Chunks { sha256, table: Table { sha256: table, length, at } }) => {
+                let place = self.pack_place(table, at)?;
+                (
+                    ContentTag::Chunks,
+                    push(&mut self.tables, TableRow { sha256, table: place, length: length.into() })?,
+                )
             }
+        })
+    }
+
+    fn pack_place(&mut self, sha256: [u8; 32], at: Place) -> Result<PlaceRow, Reason> {
+        let Place { pack, offset, stored } = at;
+        let next = row_number(self.packs.len())?;
+        let row = *self.packs.entry(pack).or_insert(next);
+        Ok(PlaceRow {
+            sha256,
+            offset: offset.into(),
+            stored: stored.into(),
+            pack: row.into(),
+            zero: U32::ZERO,
         })
     }
 

@@ -16,12 +16,15 @@
 //!
 //! No line is longer than a reader takes. Of a file with so many holes that its line would be, v2 does not say where they are.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::entry::{Ancestor, Content, Dialect, Entry, Header, Kind, Owner, Place, Timestamp, V1Keys};
+use crate::entry::{
+    Ancestor, Content, Dialect, Entry, Header, Kind, ObjectKey, Owner, Place, Table, Timestamp, V1Keys,
+};
 use crate::error::{Reason, shown};
 use crate::escape::{encode, encode_byte};
 use crate::header::{FORMAT, SIGNATURE};
@@ -62,6 +65,14 @@ pub enum WriteError {
         /// The dialect.
         dialect: Dialect,
     },
+    /// Its content is in a pack that the header does not have.
+    #[error("{path:?}: its content is in pack {pack}, which is not in the header")]
+    UnknownPack {
+        /// The entry.
+        path: String,
+        /// The pack.
+        pack: ObjectKey,
+    },
     /// Its line would be one that every reader refuses.
     #[error(
         "{path:?}: its line would have {bytes} bytes, and the longest that is read has {MAX_LINE}: it has too many or too long extended attributes, or names"
@@ -89,8 +100,12 @@ pub enum WriteError {
 pub struct Writer<W> {
     out: W,
     dialect: Dialect,
+    /// The numbers of the packs of the header.
+    packs: Numbers,
     line: Vec<u8>,
 }
+
+type Numbers = HashMap<ObjectKey, usize>;
 
 impl<W: Write> Writer<W> {
     /// Begins a list; v2 begins with its header. `out` should be buffered.
@@ -106,7 +121,7 @@ impl<W: Write> Writer<W> {
             }
             out.write_all(&line)?;
         }
-        Ok(Self { out, dialect, line })
+        Ok(Self { out, dialect, packs: numbers(header), line })
     }
 
     /// Adds an entry.
@@ -119,11 +134,11 @@ impl<W: Write> Writer<W> {
             Dialect::V1Short => short(&mut self.line, entry)?,
             Dialect::V1Long => long(&mut self.line, entry)?,
             Dialect::V2 => {
-                v2(&mut self.line, entry)?;
+                v2(&mut self.line, entry, &self.packs)?;
                 if length(&self.line) > MAX_LINE && entry.data.is_some() {
                     self.line.clear();
                     // A file without its holes is the same to whoever reads it.
-                    v2(&mut self.line, &Entry { data: None, ..entry.clone() })?;
+                    v2(&mut self.line, &Entry { data: None, ..entry.clone() }, &self.packs)?;
                 }
             }
         }
@@ -162,10 +177,21 @@ fn write_header(line: &mut Vec<u8>, header: &Header) -> io::Result<()> {
     if let Some(version) = header.version {
         writeln!(line, "# version: {version}")?;
     }
-    for pack in &header.packs {
-        writeln!(line, "# pack {} {} {}", pack.number, hex::encode(pack.sha256), pack.bytes)?;
+    for (number, pack) in header.packs.iter().enumerate() {
+        writeln!(line, "# pack {number} {} {}", pack.key, pack.bytes)?;
+    }
+    let numbers = numbers(header);
+    let start: Vec<_> =
+        header.start.iter().filter_map(|key| numbers.get(key).map(usize::to_string)).collect();
+    if !start.is_empty() {
+        writeln!(line, "# start: {}", start.join(" "))?;
     }
     ancestors(line, &header.ancestors)
+}
+
+/// The number that each pack of a header gets.
+fn numbers(header: &Header) -> Numbers {
+    header.packs.iter().enumerate().map(|(number, pack)| (pack.key, number)).collect()
 }
 
 /// The lines about what a list was made from.
@@ -223,7 +249,7 @@ fn long(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
     Ok(())
 }
 
-fn v2(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
+fn v2(line: &mut Vec<u8>, entry: &Entry, packs: &Numbers) -> Result<(), WriteError> {
     let path = checked(&entry.path)?;
     if let [b'#', rest @ ..] = path {
         encode_byte(b'#', line);
@@ -259,13 +285,13 @@ fn v2(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
         Kind::Symlink => encode(&entry.target, b"", line),
         kind => device(line, kind)?,
     }
-    columns(line, entry)?;
+    columns(line, entry, packs)?;
     line.push(b'\n');
     Ok(())
 }
 
 /// The `key=value` columns, each with the `|` before it.
-fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
+fn columns(line: &mut Vec<u8>, entry: &Entry, packs: &Numbers) -> Result<(), WriteError> {
     for (key, owner) in [("uid", &entry.user), ("gid", &entry.group)] {
         if let Owner { name: Some(_), id: Some(id) } = owner {
             write!(line, "|{key}={id}")?;
@@ -278,11 +304,10 @@ fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
     if entry.kind == Kind::Regular {
         match entry.content {
             Some(Content::Object { key, .. }) => write!(line, "|obj={key}")?,
-            Some(Content::Pack { at: Place { pack, offset, stored }, .. }) => {
-                write!(line, "|at={pack}:{offset}:{stored}")?;
-            }
-            Some(Content::Chunks { table: Place { pack, offset, stored }, .. }) => {
-                write!(line, "|chunks={pack}:{offset}:{stored}")?;
+            Some(Content::Pack { at, .. }) => place(line, entry, "at", at, packs)?,
+            Some(Content::Chunks { table: Table { sha256, length, at }, .. }) => {
+                place(line, entry, "chunks", at, packs)?;
+                write!(line, "|table={length}:{}", hex::encode(sha256))?;
             }
             Some(Content::V1(_)) => keys(line, &entry.v1_keys)?,
             None => {}
@@ -301,6 +326,15 @@ fn columns(line: &mut Vec<u8>, entry: &Entry) -> Result<(), WriteError> {
         write!(line, "={}", STANDARD.encode(value))?;
     }
     Ok(())
+}
+
+/// A column with a place in a pack.
+fn place(line: &mut Vec<u8>, entry: &Entry, key: &str, at: Place, packs: &Numbers) -> Result<(), WriteError> {
+    let Place { pack, offset, stored } = at;
+    match packs.get(&pack) {
+        Some(number) => Ok(write!(line, "|{key}={number}:{offset}:{stored}")?),
+        None => Err(WriteError::UnknownPack { path: shown(&entry.path), pack }),
+    }
 }
 
 /// The columns with the key of an encrypted v1 object.

@@ -96,7 +96,7 @@ fn v1_long_has_ten_fields_and_maybe_more() {
 fn v2_has_a_header_and_columns() {
     let list = parse(format!(
         "# aysfs-flist 2\n# name: app%0A1\n# version: 7\n# created: 2026-01-01T00:00:00Z\n# later: unknown\n#\n\
-         # pack 3 {SHA256} 1000\n\
+         # pack 3 {SHA256} 1000\n# start: 3\n\
          a%7Cb|{SHA256}|100|alice|%31|4755|2|-1.000000001|5|\
          |uid=7|later=unknown|at=3:900:100|x.user.a%3D=YWI=|data=0+10,50+50\n\
          hard|{SHA256}|100|||644|2|0|0||link=/a%7cb\n"
@@ -106,7 +106,9 @@ fn v2_has_a_header_and_columns() {
     assert_eq!(list.header.version, Some(7));
     assert_eq!(list.header.created.as_deref(), Some("2026-01-01T00:00:00Z"));
     let pack = &list.header.packs[0];
-    assert_eq!((pack.number, pack.bytes), (3, 1000));
+    let key = SHA256.parse().expect("a key");
+    assert_eq!((pack.key, pack.bytes), (key, 1000));
+    assert_eq!(list.header.start, [key]);
     let [file, link] = &list.entries[..] else { panic!("two entries") };
     assert_eq!(file.path, b"a|b");
     assert_eq!(file.perm, 0o4755);
@@ -116,7 +118,7 @@ fn v2_has_a_header_and_columns() {
     assert_eq!(file.xattrs, [(b"user.a=".to_vec(), b"ab".to_vec())]);
     assert_eq!(file.data, Some(vec![0..10, 50..100]));
     assert!(
-        matches!(file.content, Some(Content::Pack { at, .. }) if (at.pack, at.offset, at.stored) == (3, 900, 100))
+        matches!(file.content, Some(Content::Pack { at, .. }) if (at.pack, at.offset, at.stored) == (key, 900, 100))
     );
     assert_eq!(link.link.as_deref(), Some(&b"a|b"[..]));
 }
@@ -373,6 +375,9 @@ fn v2_says_where_content_is() {
             "|chunks=1:18446744073709551615:1",
             "column 100: the place ends outside of pack 1, which has 10 bytes",
         ),
+        ("|at=1:0:0", "column 96: the place ends outside of pack 1, which has 10 bytes"),
+        ("|chunks=1:0:10", "column 93: chunks= and table= belong together: one of them is missing"),
+        ("|table=5:00", "column 99: bad chunk table \"5:00\": expected <bytes>:<sha256>"),
         ("|at=1:0:10|at=1:0:10", "column 103: the column at= is given twice"),
         ("|at=1:0:10|chunks=1:0:10", "column 103: more than one of the columns obj=, at= and chunks="),
         ("|at=1:0:1|data=5", "column 107: bad data segments \"5\": expected offset+length,..."),
@@ -488,8 +493,13 @@ fn the_header_is_checked() {
         ("# version: 1\n# version: 1", "the header line \"version\" is given twice"),
         ("# name: %ff", "column 9: bad value \"%ff\" of the header line \"name\""),
         ("# name: %f", "column 9: bad escape \"%f\": expected `%` and two hex digits"),
-        ("# pack 1 abc 5", "column 3: bad pack line: expected `# pack <number> <sha256> <bytes>`"),
+        ("# pack 1 abc 5", "column 3: bad pack line: expected `# pack <number> <key> <bytes>`"),
         (&*format!("# pack 1 {SHA256} 5\n# pack 1 {SHA256} 5"), "column 3: pack 1 is given twice"),
+        (&*format!("# pack 1 {SHA256} 5\n# pack 2 {SHA256} 5"), "column 3: pack 2 is given twice"),
+        (
+            &*format!("# pack 1 {SHA256} 5\n# start: 1 2"),
+            "column 10: bad value \"1 2\" of the header line \"start\"",
+        ),
         (
             "a|||||755|4|0|0|\n# name: x",
             "column 1: a header line after the first entry; a path that begins with `#` is written with %23",

@@ -37,8 +37,10 @@ pub struct Content {
     pub id: ContentId,
     /// Plain length in bytes.
     pub size: u64,
-    /// In order, without gaps; empty only for an empty file.
+    /// In order, without gaps; empty only for an empty file, and while they are known to the `table` only.
     pub chunks: Arc<[Chunk]>,
+    /// The [chunk table](crate::table), itself a content of one chunk; it is fetched when the file is first read.
+    pub table: Option<Arc<Content>>,
 }
 
 /// A piece of a file that is fetched, decoded and verified as a whole.
@@ -51,7 +53,16 @@ pub struct Chunk {
     /// The object that holds it.
     pub key: Key,
     /// The part of the object that is this chunk; `None`: all of it.
-    pub range: Option<Range<u64>>,
+    pub part: Option<Part>,
+}
+
+/// A part of a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it lies in the pack.
+    pub range: Range<u64>,
+    /// The length of the pack.
+    pub pack: u64,
 }
 
 impl Chunk {
@@ -81,7 +92,18 @@ impl Content {
         Self::whole(ContentId::Sha256(sha256), size, Check::Sha256(sha256), key)
     }
 
+    /// A file that is one stored chunk of a pack.
+    pub fn packed(sha256: [u8; 32], size: u64, key: Key, part: Part) -> Self {
+        let chunk = Chunk { plain: 0..size, check: Check::Sha256(sha256), key, part: Some(part) };
+        Self { id: ContentId::Sha256(sha256), size, chunks: [chunk].into(), table: None }
+    }
+
+    /// A file of several chunks, which this table lists.
+    pub fn listed(sha256: [u8; 32], size: u64, table: Content) -> Self {
+        Self { id: ContentId::Sha256(sha256), size, chunks: [].into(), table: Some(table.into()) }
+    }
+
     fn whole(id: ContentId, size: u64, check: Check, key: Key) -> Self {
-        Self { id, size, chunks: [Chunk { plain: 0..size, check, key, range: None }].into() }
+        Self { id, size, chunks: [Chunk { plain: 0..size, check, key, part: None }].into(), table: None }
     }
 }

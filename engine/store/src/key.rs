@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// The key of an object: a digest in lowercase hex, 32 digits (MD5) or 64 (SHA-256).
+/// The key of an object: a digest in lowercase hex, 32 digits (MD5) or 64 (SHA-256). Cheap to clone: all chunks of a pack
+/// have the same.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Box<str>);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// The key of an MD5 digest.

@@ -30,10 +30,11 @@ mod memory;
 mod mirror;
 mod open;
 mod store;
+pub mod table;
 
 pub use aydostor::AydoStor;
 pub use cache::{Borrower, Cache, CacheOptions, CachedFile, FetchError, Held, Lent, VerifiedFile};
-pub use content::{Check, Chunk, Content, ContentId};
+pub use content::{Check, Chunk, Content, ContentId, Part};
 pub use dir::DirStore;
 pub use fetch::{Fetched, UrlError, fetch_url};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};

@@ -331,7 +331,10 @@ impl World {
                 let own = below(edition, lower, name)?.map(|(node, _)| node);
                 let mut same = None;
                 for node in [found, own].into_iter().flatten() {
-                    let there = self.lower.content(&edition.base.index().node(node).map_err(damaged)?)?;
+                    let there = edition
+                        .base
+                        .content_of(&edition.base.index().node(node).map_err(damaged)?)
+                        .map_err(damaged)?;
                     if same.is_none() && there.is_some_and(|there| origin::is_same(&there, &content)) {
                         same = Some(node);
                     }

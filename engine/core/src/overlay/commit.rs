@@ -110,7 +110,7 @@ impl Overlay {
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, moved, files, base, .. } =
+        let Seen { mut entries, moved, files, base, packs, .. } =
             blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
 
         let sealing = self.sealing(&base);
@@ -135,7 +135,8 @@ impl Overlay {
                 inner.open_to_send(files.get(&position).map(|file| file.ino))
             })
             .await?;
-        let header = Header { ancestors: ancestors(&base, moved), ..options.header.clone() };
+        let packs = packs.of_entries(&entries, base.index().header().packs.iter().copied());
+        let header = Header { packs, ancestors: ancestors(&base, moved), ..options.header.clone() };
         let committed = Committed {
             entries: entries.len() as u64,
             files: reused + sent.files,

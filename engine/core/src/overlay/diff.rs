@@ -378,7 +378,7 @@ impl<'a> Comparison<'a> {
         }
         let known = match data {
             Some(Data::Below(Origin::Base(origin))) if origin == item.ino() => return Ok(false),
-            Some(Data::Below(Origin::Base(origin))) => lower.content(&lower.find(origin)?.of()?)?,
+            Some(Data::Below(Origin::Base(origin))) => lower.find(origin)?.content()?,
             Some(Data::Below(Origin::Replaced(content))) => Some((*content).clone()),
             Some(Data::Below(Origin::Lost)) => return Ok(true),
             Some(Data::Here) | None => {
@@ -387,14 +387,14 @@ impl<'a> Comparison<'a> {
                 let on_disk = OnDisk { file: &file, abandoned: self.abandoned };
                 let mut cached = None;
                 let differs = on_disk.differs(&listed, || {
-                    cached = lower.cached(of).ok()??.complete();
+                    cached = lower.cached(item).ok()??.complete();
                     cached.as_ref().map(|cached| cached.file().clone())
                 })?;
                 // What was given away meanwhile says nothing.
                 return Ok(differs || cached.is_some_and(|cached| !cached.is_intact()));
             }
         };
-        let in_base = lower.content(of)?;
+        let in_base = item.content()?;
         Ok(known.map(|content| content.id) != in_base.map(|content| content.id))
     }
 }

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
-use aysfs_flist::{Content as Listed, Entry, Kind, ObjectKey, Owner, Timestamp};
-use aysfs_store::{Check, Content};
+use aysfs_flist::{Entry, Kind, Owner, Timestamp};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
 use rustix::fs::OFlags;
 use uzers::{Groups, Users, UsersCache};
@@ -26,6 +25,7 @@ use super::pushed::{Destination, Pushed};
 use super::tree::{Data, Found, Origin, Tree};
 use crate::base::{Base, damaged};
 use crate::edition::Item;
+use crate::listed::{Packs, listed};
 use crate::pack::data_segments;
 
 /// How often the names are read before others have to wait.
@@ -65,6 +65,8 @@ pub(super) struct Seen {
     pub(super) moved: Vec<(Vec<u8>, Vec<u8>)>,
     /// The files whose content is in the upper, and not known to be in the stor, by the position of their entry.
     pub(super) files: HashMap<usize, LocalFile>,
+    /// The packs that content is in.
+    pub(super) packs: Packs,
     /// Positions of entries of which the user, or the group, is known by its number only.
     unnamed_users: Vec<usize>,
     unnamed_groups: Vec<usize>,
@@ -93,7 +95,8 @@ pub(super) fn see(
 impl Seen {
     fn new(base: Arc<Base>) -> Self {
         let (entries, moved, files) = Default::default();
-        Self { base, entries, moved, files, unnamed_users: Vec::new(), unnamed_groups: Vec::new() }
+        let packs = base.packs().clone();
+        Self { base, entries, moved, files, packs, unnamed_users: Vec::new(), unnamed_groups: Vec::new() }
     }
 
     /// Adds the names that this machine has for numbers.
@@ -268,6 +271,7 @@ impl<'a> Walk<'a> {
             Some(destination) => self.inner.w.upper.pushed(at, destination)?,
             None => None,
         };
+        known.iter().for_each(|known| self.seen.packs.note(known.content()));
         // One that is being written may be about to get its content.
         let is_empty = entry.size == 0 && (known.is_none() || !self.inner.open.is_open_for_writing(ino));
         match known {
@@ -294,9 +298,8 @@ impl<'a> Walk<'a> {
     /// What the base lists of a file that was copied up.
     fn listed_in_base(&mut self, ino: Ino) -> Result<Option<Pushed>> {
         let Some(item) = self.item_in_base(ino, Some(&Data::Here))? else { return Ok(None) };
-        let of = item.of()?;
-        let content = self.inner.w.lower.content(&of)?;
-        Ok(content.map(|content| Pushed::listed(content, of.mtime())))
+        let mtime = item.of()?.mtime();
+        Ok(item.content()?.map(|content| Pushed::listed(content, mtime)))
     }
 
     /// What the base has that became this inode of the upper, as far as it is known.
@@ -333,7 +336,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes where the content of a file is of which only the attributes were copied up.
-    fn take_over(&self, entry: &mut Entry, origin: &Origin) -> Result<(), SeeError> {
+    fn take_over(&mut self, entry: &mut Entry, origin: &Origin) -> Result<(), SeeError> {
         match origin {
             Origin::Base(of) => {
                 let item = self.inner.w.lower.find(*of)?;
@@ -344,6 +347,7 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             Origin::Replaced(content) => {
+                self.seen.packs.note(content);
                 entry.content = listed(content);
                 Ok(())
             }
@@ -372,17 +376,6 @@ fn describe(path: Vec<u8>, attr: &Attr) -> Entry {
         mtime: time(attr.mtime),
         ctime: time(attr.ctime),
         ..Entry::new(path, kind)
-    }
-}
-
-/// What a flist says of a content that is one object.
-pub(super) fn listed(content: &Content) -> Option<Listed> {
-    let [chunk] = &*content.chunks else { return None };
-    match chunk.check {
-        Check::V1(md5) => Some(Listed::V1(md5)),
-        Check::Sha256(sha256) => {
-            Some(Listed::Object { sha256, key: chunk.key.as_str().parse::<ObjectKey>().ok()? })
-        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Lending {
         if of.size() < self.smallest || of.perm() & LENDS_RIGHTS != 0 {
             return None;
         }
-        w.lower.cached(&of).ok()??.lend(self.borrower(ino))
+        w.lower.cached(&item).ok()??.lend(self.borrower(ino))
     }
 }
 
@@ -108,7 +108,7 @@ impl Inner {
         if let Some(lent) = self.open.lent(ino) {
             return Ok(Some(Taking::Lent(lent)));
         }
-        let cached = self.w.lower.cached(of)?;
+        let cached = self.w.lower.cached(item)?;
         Ok(cached.and_then(|cached| cached.lent(self.lending.borrower(ino))).map(Taking::Lent))
     }
 

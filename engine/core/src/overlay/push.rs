@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aysfs_flist::{Ancestor, Entry, Flist, Kind, ParseOptions, Source, Timestamp};
+use aysfs_flist::{Ancestor, Entry, Flist, Kind, Pack, ParseOptions, Source, Timestamp};
 use aysfs_store::StoreError;
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
@@ -24,7 +24,7 @@ use super::pushed::Destination;
 use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
-use crate::base::content_of;
+use crate::listed::Packs;
 use crate::pack::upload::{Form, Job, MappedStores, Outcome, To, UploadError};
 use crate::push::{Journal, TransactionLog, Turn};
 
@@ -50,6 +50,8 @@ pub(crate) struct PushOptions {
 pub(crate) struct Sent {
     /// The tree as a list: all content that it names is in the stor.
     pub(crate) entries: Vec<Entry>,
+    /// The packs that it names.
+    pub(crate) packs: Vec<Pack>,
     /// What the list was made from.
     pub(crate) ancestors: Vec<Ancestor>,
     /// What it is to be encrypted with.
@@ -152,7 +154,7 @@ impl Overlay {
             let (ready, busy) = ready(&inner, &seen, idle);
             Ok((seen, ready, busy))
         });
-        let (Seen { mut entries, moved, files, base, .. }, ready, busy) = looked.await?;
+        let (Seen { mut entries, moved, files, base, mut packs, .. }, ready, busy) = looked.await?;
 
         let mut waiting: Vec<_> = busy
             .iter()
@@ -237,11 +239,15 @@ impl Overlay {
                 let list = list.clone();
                 blocking(move || Ok(listed_before(&list, sealing.as_ref(), &lost))).await?
             }
-            _ => HashMap::new(),
+            _ => Default::default(),
         };
+        let (replaced, others) = replaced;
+        packs.extend(others.iter().copied());
         as_sent_before(&mut entries, &files, &unsent, &replaced);
+        let tables = base.index().header().packs.iter().copied().chain(others);
+        let packs = packs.of_entries(&entries, tables);
         let (ancestors, sealing) = (ancestors(&base, moved), self.sealing(&base));
-        Ok(Sent { entries, ancestors, sealing, files: count, waiting, new_objects, new_bytes })
+        Ok(Sent { entries, packs, ancestors, sealing, files: count, waiting, new_objects, new_bytes })
     }
 }
 
@@ -258,12 +264,12 @@ fn ready(inner: &Inner, seen: &Seen, idle: Duration) -> (Vec<usize>, Vec<usize>)
     })
 }
 
-/// What the last list says of these paths: they lead to other files now.
+/// What the last list says of these paths, which lead to other files now, and its packs.
 fn listed_before(
     list: &Path,
     sealing: Option<&Sealing>,
     paths: &HashSet<Vec<u8>>,
-) -> HashMap<Vec<u8>, Entry> {
+) -> (HashMap<Vec<u8>, Entry>, Vec<Pack>) {
     let read = || {
         let mut bytes = fs::read(list)?;
         if let Some(sealing) = sealing {
@@ -276,11 +282,11 @@ fn listed_before(
         Ok(flist) => {
             let known = flist.entries.into_iter();
             let known = known.filter(|entry| entry.kind == Kind::Regular && paths.contains(&entry.path));
-            known.map(|entry| (entry.path.clone(), entry)).collect()
+            (known.map(|entry| (entry.path.clone(), entry)).collect(), flist.header.packs)
         }
         Err(error) => {
             tracing::warn!("cannot read {}: {error}", list.display());
-            HashMap::new()
+            Default::default()
         }
     }
 }
@@ -334,7 +340,7 @@ impl Inner {
     ) -> Vec<(usize, Option<Entry>)> {
         let mut sent = Vec::new();
         let settled = stored.into_iter().map(|(position, ino, entry)| {
-            let Ok(Some(content)) = content_of(entry.content, entry.size) else {
+            let Some(content) = Packs::default().content(entry.content, entry.size) else {
                 return (position, Some(entry));
             };
             let mut tree = self.tree();

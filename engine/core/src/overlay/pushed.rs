@@ -21,11 +21,11 @@ use aysfs_vfs::{Ino, Result};
 use sha2::{Digest, Sha256};
 
 use super::at::At;
-use super::entries::listed;
 use super::marks::Mark;
 use super::tree::Tree;
 use super::upper::Upper;
 use super::{World, origin};
+use crate::listed::listed;
 
 /// Where content is pushed to, and for whom, in a few letters: what was pushed elsewhere has to be pushed again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,11 @@ impl Pushed {
     /// What a list said of a file before it was changed.
     pub(super) fn listed(content: Content, mtime: Timestamp) -> Self {
         Self { is_now: false, mtime, content }
+    }
+
+    /// The content that is in the stor.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
     }
 
     /// Lists a file with this content.

@@ -156,7 +156,7 @@ impl Inner {
                 return blocking(move || inner.take(ino, &taking).map(|()| turn)).await;
             }
             Step::Install(Need::Attributes) => {
-                let content = self.w.lower.content(&self.w.lower.find(ino)?.of()?)?;
+                let content = self.w.lower.find(ino)?.content()?;
                 let mark = content.as_ref().and_then(origin::to_mark);
                 let path = redirect(&self.w, ino)?;
                 self.install(ino, &Content::Below { path: &path, mark })?;
@@ -223,7 +223,7 @@ impl Inner {
 
     async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<VerifiedFile>> {
         let cached = match origin {
-            Origin::Base(of) => self.w.lower.cached(&self.w.lower.find(*of)?.of()?)?.ok_or(ErrorKind::Io)?,
+            Origin::Base(of) => self.w.lower.cached(&self.w.lower.find(*of)?)?.ok_or(ErrorKind::Io)?,
             Origin::Replaced(content) => self.w.lower.cached_content(content),
             Origin::Lost => return Err(lost()),
         };

@@ -284,11 +284,12 @@ impl Tree {
 /// What a copy that has only the attributes stands for, when the base has something else where that was: the same content where the copy is,
 /// or none that this base has.
 fn replaced(w: &World, plan: &Plan, next: &Edition, of: Ino, places: &[Place]) -> Result<Origin> {
-    let Some(content) = w.lower.content(&w.lower.find(of)?.of()?)? else { return Ok(Origin::Lost) };
+    let Some(content) = w.lower.find(of)?.content()? else { return Ok(Origin::Lost) };
     for place in places {
         let lower = plan.lowers.get(&place.parent).copied().flatten();
         if let Some((node, FileType::RegularFile)) = below(next, lower, &place.name)? {
-            let there = w.lower.content(&next.base.index().node(node).map_err(damaged)?)?;
+            let there =
+                next.base.content_of(&next.base.index().node(node).map_err(damaged)?).map_err(damaged)?;
             if there.is_some_and(|there| origin::is_same(&there, &content)) {
                 return Ok(Origin::Base(next.ino(node)));
             }

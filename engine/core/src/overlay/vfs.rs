@@ -95,7 +95,7 @@ impl Inner {
                     _ => ino,
                 };
                 let item = self.w.lower.find_file(below).ok()?;
-                Some(self.w.lower.cached(&item.of().ok()?).ok()??.hold())
+                Some(self.w.lower.cached(&item).ok()??.hold())
             };
             self.open.open_base(ino, || flags.passthrough.then(lend).flatten(), hold)
         };

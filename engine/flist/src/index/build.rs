@@ -12,7 +12,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::format::{Dentry, Extent, FORMAT, FileHeader, MAGIC, OwnerRow, PackRow, Record, Section};
 use super::key::Key;
-use crate::entry::{Dialect, Kind, Owner, TimeOrder};
+use crate::entry::{Dialect, Header, Kind, ObjectKey, Owner, TimeOrder};
 use crate::error::Reason;
 use crate::parse::Scanned;
 use crate::tree::Tree;
@@ -28,16 +28,7 @@ pub(super) fn write(mut tree: Tree, scanned: &Scanned, key: &Key, out: &File) ->
     let mut lines = Vec::new();
     crate::write::ancestors(&mut lines, &header.ancestors)?;
     let ancestors = tree.blob(&lines).map_err(too_large)?;
-    let packs: Vec<_> = header
-        .packs
-        .iter()
-        .map(|pack| PackRow {
-            sha256: pack.sha256,
-            bytes: pack.bytes.into(),
-            number: pack.number.into(),
-            zero: U32::ZERO,
-        })
-        .collect();
+    let packs = pack_rows(&tree, header)?;
 
     let mut body = Body::after_header(out)?;
     body.nodes(&tree, &order, scanned.times)?;
@@ -49,6 +40,7 @@ pub(super) fn write(mut tree: Tree, scanned: &Scanned, key: &Key, out: &File) ->
     body.section(Section::Md5, &tree.md5)?;
     body.section(Section::Objects, &tree.objects)?;
     body.section(Section::Places, &tree.places)?;
+    body.section(Section::Tables, &tree.tables)?;
     body.section(Section::XattrRuns, &tree.xattr_runs)?;
     body.section(Section::Xattrs, &tree.xattrs)?;
     body.section(Section::SegmentRuns, &tree.segment_runs)?;
@@ -87,6 +79,35 @@ pub(super) fn write(mut tree: Tree, scanned: &Scanned, key: &Key, out: &File) ->
     let mut out = out;
     out.rewind()?;
     out.write_all(header.as_bytes())
+}
+
+/// The packs of a header, those that the tree refers to at the rows that it has given them.
+fn pack_rows(tree: &Tree, header: &Header) -> io::Result<Vec<PackRow>> {
+    let mut rows = Vec::new();
+    for (number, pack) in header.packs.iter().enumerate() {
+        let number = u32::try_from(number).map_err(io::Error::other)?;
+        let start = header.start.iter().position(|key| *key == pack.key).map_or(0, |position| position + 1);
+        let (mut key, mut is_md5) = ([0; 32], 0);
+        match pack.key {
+            ObjectKey::Sha256(sha256) => key = sha256,
+            ObjectKey::Md5(md5) => {
+                key[..md5.len()].copy_from_slice(&md5);
+                is_md5 = 1;
+            }
+        }
+        let row = PackRow {
+            key,
+            bytes: pack.bytes.into(),
+            number: number.into(),
+            start: u32::try_from(start).map_err(io::Error::other)?.into(),
+            is_md5: is_md5.into(),
+            zero: U32::ZERO,
+        };
+        rows.push((tree.packs.get(&pack.key).copied().unwrap_or(u32::MAX), row));
+    }
+    // The same pack may have two numbers: the places are in the first then.
+    rows.sort_by_key(|(row, _)| *row);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
 fn too_large(reason: Reason) -> io::Error {

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::Index;
 use super::format::{
     Dentry, FORMAT, FileHeader, MAGIC, Md5Row, ObjectRow, OwnerRow, PackRow, PlaceRow, Record, Run, Section,
-    SegmentRow, Slice, XattrRow,
+    SegmentRow, Slice, TableRow, XattrRow,
 };
 use super::key::Key;
 use crate::entry::{Ancestor, Dialect, Header, Owner, Pack, TimeOrder};
@@ -100,13 +100,17 @@ impl Index {
             let bytes = self.blob(slice).ok_or_else(|| damaged("its header points nowhere"))?;
             String::from_utf8(bytes.to_vec()).map(Some).map_err(|_| damaged("its header is not text"))
         };
-        let pack =
-            |row: &PackRow| Pack { number: row.number.get(), sha256: row.sha256, bytes: row.bytes.get() };
+        let mut rows: Vec<_> = self.rows::<PackRow>(Section::Packs).iter().collect();
+        rows.sort_by_key(|row| row.number.get());
+        let mut start: Vec<_> = rows.iter().filter(|row| row.start.get() > 0).collect();
+        start.sort_by_key(|row| row.start.get());
+        let pack = |row: &&PackRow| Pack { key: row.key(), bytes: row.bytes.get() };
         Ok(Header {
             name: text(1, header.name)?,
             created: text(2, header.created)?,
             version: (header.present & 4 != 0).then_some(header.version.get()),
-            packs: self.rows(Section::Packs).iter().map(pack).collect(),
+            packs: rows.iter().map(pack).collect(),
+            start: start.into_iter().map(|row| row.key()).collect(),
             ancestors: self.ancestors(header)?,
         })
     }
@@ -117,7 +121,7 @@ impl Index {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             parser.line(line).map_err(|_| damaged("its header is not what was written"))?;
         }
-        Ok(parser.finish().ancestors)
+        Ok(parser.finish().0.ancestors)
     }
 
     fn owners(&self, section: Section) -> io::Result<Vec<Owner>> {
@@ -158,6 +162,7 @@ fn sections(header: &FileHeader, length: usize) -> io::Result<[Range<usize>; Sec
         size_of::<Md5Row>(),
         size_of::<ObjectRow>(),
         size_of::<PlaceRow>(),
+        size_of::<TableRow>(),
         size_of::<Run>(),
         size_of::<XattrRow>(),
         size_of::<Run>(),

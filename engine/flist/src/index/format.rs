@@ -11,10 +11,12 @@
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::entry::ObjectKey;
+
 /// The first bytes of every index.
 pub(crate) const MAGIC: [u8; 8] = *b"aysfsidx";
 /// The version of this layout, and of what compiling makes of a list.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 /// Declares the rows of the file.
 macro_rules! rows {
@@ -137,13 +139,23 @@ rows! {
         key: [u8; 32],
     }
 
-    /// Content in packs.
+    /// A chunk of a pack.
     struct PlaceRow {
         sha256: [u8; 32],
         offset: U64,
         stored: U64,
+        /// Row of [`Section::Packs`].
         pack: U32,
         zero: U32,
+    }
+
+    /// Content that is several chunks.
+    struct TableRow {
+        sha256: [u8; 32],
+        /// The table of its chunks.
+        table: PlaceRow,
+        /// Plain length of the table.
+        length: U64,
     }
 
     /// An extended attribute.
@@ -160,9 +172,15 @@ rows! {
 
     /// A pack of the header.
     struct PackRow {
-        sha256: [u8; 32],
+        /// An MD5 key is followed by zeros.
+        key: [u8; 32],
         bytes: U64,
+        /// Its position in the header.
         number: U32,
+        /// 1 + its position among those that are fetched at once, or 0.
+        start: U32,
+        /// 1 if the key is an MD5.
+        is_md5: U32,
         zero: U32,
     }
 }
@@ -188,6 +206,8 @@ pub(crate) enum Section {
     Objects,
     /// [`PlaceRow`]s.
     Places,
+    /// [`TableRow`]s.
+    Tables,
     /// [`Run`]s of [`XattrRow`]s; equal sets are kept once.
     XattrRuns,
     /// [`XattrRow`]s.
@@ -196,7 +216,7 @@ pub(crate) enum Section {
     SegmentRuns,
     /// [`SegmentRow`]s.
     Segments,
-    /// [`PackRow`]s, by ascending number.
+    /// [`PackRow`]s: those that places are in, then the others.
     Packs,
 }
 
@@ -220,6 +240,16 @@ impl ContentTag {
         [Self::None, Self::V1, Self::ObjectMd5, Self::ObjectSha256, Self::Pack, Self::Chunks]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
+    }
+}
+
+impl PackRow {
+    /// What names it.
+    pub(crate) fn key(&self) -> ObjectKey {
+        match self.key.split_first_chunk() {
+            Some((md5, _)) if self.is_md5.get() != 0 => ObjectKey::Md5(*md5),
+            _ => ObjectKey::Sha256(self.key),
+        }
     }
 }
 

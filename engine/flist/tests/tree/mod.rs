@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use aysfs_flist::{Ancestor, Content, Entry, Header, Kind, ObjectKey, Owner, Pack, Place, Timestamp, V1Keys};
+use aysfs_flist::{
+    Ancestor, Content, Entry, Header, Kind, MAX_TABLE, ObjectKey, Owner, Pack, Place, Table, Timestamp,
+    V1Keys,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -23,12 +26,12 @@ pub(crate) fn list() -> impl Strategy<Value = (Header, Vec<Entry>)> {
                 _ => name,
             };
             let places = |content| match content {
-                Some(Content::Pack { at, .. } | Content::Chunks { table: at, .. }) => Some(at.pack),
+                Some(Content::Pack { at, .. } | Content::Chunks { table: Table { at, .. }, .. }) => {
+                    Some(at.pack)
+                }
                 _ => None,
             };
-            if places(entry.content)
-                .is_some_and(|number| !header.packs.iter().any(|pack| pack.number == number))
-            {
+            if places(entry.content).is_some_and(|key| !header.packs.iter().any(|pack| pack.key == key)) {
                 continue;
             }
             if entry.link.take().is_some() && entry.kind != Kind::Directory {
@@ -51,22 +54,29 @@ pub(crate) fn list() -> impl Strategy<Value = (Header, Vec<Entry>)> {
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    let packs = prop::collection::btree_map(0..4_u32, any::<[u8; 32]>(), 0..4);
+    let packs = prop::sample::subsequence((0..4).map(pack_key).collect::<Vec<_>>(), 0..=4);
+    let packs = packs.prop_flat_map(|packs| {
+        let start = prop::sample::subsequence(packs.clone(), 0..=packs.len()).prop_shuffle();
+        (Just(packs).prop_shuffle(), start)
+    });
     let moved = vec((name(), name()), 0..3);
     let ancestors = vec((any::<[u8; 32]>(), moved), 0..3);
     let texts = (option::of(any::<String>()), option::of(any::<String>()));
     (texts, any::<Option<u64>>(), packs, ancestors).prop_map(
-        |((name, created), version, packs, ancestors)| Header {
+        |((name, created), version, (packs, start), ancestors)| Header {
             name,
             version,
             created,
-            packs: packs
-                .into_iter()
-                .map(|(number, sha256)| Pack { number, sha256, bytes: u64::MAX })
-                .collect(),
+            packs: packs.into_iter().map(|key| Pack { key, bytes: u64::MAX }).collect(),
+            start,
             ancestors: ancestors.into_iter().map(|(sha256, moved)| Ancestor { sha256, moved }).collect(),
         },
     )
+}
+
+/// Few different packs; one that was named by the stor.
+fn pack_key(number: u8) -> ObjectKey {
+    if number == 0 { ObjectKey::Md5([0; 16]) } else { ObjectKey::Sha256([number; 32]) }
 }
 
 /// Few different names, so that some entries share a parent, and all kinds of bytes.
@@ -107,11 +117,15 @@ fn time() -> impl Strategy<Value = Timestamp> {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    (0..4_u32, 0..u64::MAX / 2, 0..u64::MAX / 2).prop_map(|(pack, offset, stored)| Place {
-        pack,
+    (0..4_u8, 0..u64::MAX / 2, 1..u64::MAX / 2).prop_map(|(pack, offset, stored)| Place {
+        pack: pack_key(pack),
         offset,
         stored,
     })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    (any::<[u8; 32]>(), 0..=MAX_TABLE, place()).prop_map(|(sha256, length, at)| Table { sha256, length, at })
 }
 
 fn content() -> impl Strategy<Value = Content> {
@@ -123,7 +137,7 @@ fn content() -> impl Strategy<Value = Content> {
         (any::<[u8; 32]>(), key).prop_map(|(sha256, key)| Content::Object { sha256, key }),
         any::<[u8; 16]>().prop_map(Content::V1),
         (any::<[u8; 32]>(), place()).prop_map(|(sha256, at)| Content::Pack { sha256, at }),
-        (any::<[u8; 32]>(), place()).prop_map(|(sha256, table)| Content::Chunks { sha256, table }),
+        (any::<[u8; 32]>(), table()).prop_map(|(sha256, table)| Content::Chunks { sha256, table }),
     ]
 }
 

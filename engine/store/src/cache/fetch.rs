@@ -228,10 +228,13 @@ impl Fetch {
             subject: chunk.key.to_string(),
             fault: Fault::Silent(patience),
         };
-        let body = match timeout(patience, stor.get(&chunk.key, chunk.range.clone())).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(silent().into()),
-        };
+        let body =
+            match timeout(patience, stor.get(&chunk.key, chunk.part.as_ref().map(|part| part.range.clone())))
+                .await
+            {
+                Ok(answer) => answer?,
+                Err(_) => return Err(silent().into()),
+            };
         let (size, limit) = (chunk.length(), codec::stored_limit(chunk.length()));
         if body.length.is_some_and(|length| length > limit) {
             return Err(flaw(DecodeError::Oversized { size, limit }).into());

@@ -143,5 +143,5 @@ fn chunked(parts: &[&[u8]]) -> (Content, Vec<Vec<u8>>) {
         bodies.push(stored);
     }
     let id = ContentId::Sha256(sha256(&parts.concat()));
-    (Content { id, size: start, chunks: chunks.into() }, bodies)
+    (Content { id, size: start, chunks: chunks.into(), table: None }, bodies)
 }

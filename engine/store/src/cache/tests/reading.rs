@@ -6,6 +6,7 @@ use futures::future::join_all;
 use futures::poll;
 
 use super::*;
+use crate::Part;
 use crate::fault::Gate;
 
 #[tokio::test]
@@ -138,7 +139,7 @@ async fn a_chunk_of_a_pack_is_fetched_by_range() {
     let key = Key::sha256(sha256(&pack));
     let mut chunk = content.chunks[0].clone();
     chunk.key = key.clone();
-    chunk.range = Some(6..6 + stored.len() as u64);
+    chunk.part = Some(Part { range: 6..6 + stored.len() as u64, pack: pack.len() as u64 });
     content.chunks = [chunk].into();
     bench.stor().give(&key, &pack);
     assert_eq!(bench.file(&content).read(0, 9).await.expect("fetched"), "somewhere");

@@ -61,9 +61,10 @@ mod tests {
     #[test]
     fn it_knows_the_bytes_that_were_put_in() {
         const LENGTH: u64 = 40;
+        const BYTES: usize = 40;
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..2000 {
-            let (mut spans, mut bytes) = (Spans::default(), [false; LENGTH as usize]);
+            let (mut spans, mut bytes) = (Spans::default(), [false; BYTES]);
             for _ in 0..rng.u32(1..12) {
                 let (a, b) = (rng.u64(0..=LENGTH), rng.u64(0..=LENGTH));
                 let range = a.min(b)..a.max(b);

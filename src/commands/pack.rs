@@ -121,6 +121,9 @@ fn base(flist: &Path, key: Option<&Path>, sealing: Option<&Sealing>) -> anyhow::
         return Err(refused(reason.into()).into());
     }
     if is_sealed(&bytes) {
+        if keys.is_empty() {
+            return Err(refused("is encrypted: name the private key of a recipient with --key".into()).into());
+        }
         let (_, of) =
             Sealing::open(&bytes, &keys).map_err(|error| refused(format!("cannot be opened: {error}")))?;
         if sealing.map(Sealing::secret) != Some(of.secret()) {

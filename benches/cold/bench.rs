@@ -1,6 +1,6 @@
 //! Measuring: each figure on a new mount with an empty cache, variants in turn.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use aysfs_benches::proxy::{Link, Proxy, Traffic};
 use aysfs_workload::Machine;
+use aysfs_workload::work::PAGE;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use zstd::stream::read::Decoder;
@@ -57,8 +58,8 @@ impl Dirs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) seconds: f64,
-    /// Whether it was done to its end.
-    whole: bool,
+    /// Whether it was done to its end. If not, the costs are those of a part.
+    pub(crate) whole: bool,
     /// Compared with the yardstick of the same run.
     pub(crate) ratio: Option<f64>,
     /// From the start of the process until the mount was there.
@@ -266,39 +267,33 @@ impl Bench<'_> {
     /// Seconds.
     async fn yardstick(&self, yardstick: Yardstick, needed: u64, proxy: &Proxy) -> anyhow::Result<f64> {
         let (name, length) = match yardstick {
-            Yardstick::Decompressed => (COMPRESSED.to_owned(), trees::LARGE),
-            Yardstick::Download | Yardstick::RoundTrip => (format!("bytes-{needed}"), needed),
+            Yardstick::Download => ("download", needed),
+            Yardstick::RoundTrip => ("page", PAGE as u64),
+            Yardstick::Decompressed => (COMPRESSED, trees::LARGE),
         };
-        let file = self.dirs.named(&name);
         if yardstick != Yardstick::Decompressed {
-            io::copy(&mut io::repeat(b'x').take(needed), &mut File::create(&file)?)?;
+            let mut file = File::create(self.dirs.named(name))?;
+            io::copy(&mut io::repeat(b'x').take(length), &mut file)?;
         }
         let (stor, proxy) = (self.stor, proxy.address());
-        let seconds = spawn_blocking({
-            let name = name.clone();
-            move || -> io::Result<f64> {
-                // A stor hashes a named file when it is first asked for it.
-                read_all(&mut Client::connect(stor)?.get(&name)?)?;
-                let mut start = Instant::now();
-                let mut client = Client::connect(proxy)?;
-                if yardstick == Yardstick::RoundTrip {
-                    read_all(&mut client.get(&name)?)?;
-                    start = Instant::now();
-                }
-                let mut body = client.get(&name)?;
-                let read = match yardstick {
-                    Yardstick::Decompressed => read_all(&mut Decoder::with_buffer(body)?)?,
-                    Yardstick::Download | Yardstick::RoundTrip => read_all(&mut body)?,
-                };
-                let seconds = start.elapsed().as_secs_f64();
-                if read == length { Ok(seconds) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let download = move || -> io::Result<f64> {
+            // A stor hashes a named file when it is first asked for it.
+            read_all(&mut Client::connect(stor)?.get(name)?)?;
+            let mut start = Instant::now();
+            let mut client = Client::connect(proxy)?;
+            if yardstick == Yardstick::RoundTrip {
+                read_all(&mut client.get(name)?)?;
+                start = Instant::now();
             }
-        });
-        let seconds = seconds.await?.with_context(|| format!("cannot download {name}"))?;
-        if yardstick != Yardstick::Decompressed {
-            fs::remove_file(file)?;
-        }
-        Ok(seconds)
+            let mut body = client.get(name)?;
+            let read = match yardstick {
+                Yardstick::Decompressed => read_all(&mut Decoder::with_buffer(body)?)?,
+                Yardstick::Download | Yardstick::RoundTrip => read_all(&mut body)?,
+            };
+            let seconds = start.elapsed().as_secs_f64();
+            if read == length { Ok(seconds) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        };
+        spawn_blocking(download).await?.with_context(|| format!("cannot download {name}"))
     }
 }
 

@@ -45,7 +45,8 @@ fn speeds(measured: &Measured) -> Vec<String> {
     let ours = cells(measured, |column| {
         let time = column.median(|sample| Some(sample.seconds));
         let ratio = column.median(|sample| sample.ratio);
-        let [time, ratio] = [time.map(|time| row.figure(time)), ratio.map(|ratio| format!("({ratio:.2}x)"))];
+        let [time, ratio] =
+            [time.map(|time| row.figure(time)), ratio.map(|ratio| format!("({})", times(ratio)))];
         [time, ratio].into_iter().flatten().collect::<Vec<_>>().join(" ")
     });
     let sign = match row.yardstick() {
@@ -57,11 +58,16 @@ fn speeds(measured: &Measured) -> Vec<String> {
     first.into_iter().chain(ours).collect()
 }
 
+fn times(ratio: f64) -> String {
+    if ratio < 100.0 { format!("{ratio:.2}x") } else { format!("{ratio:.0}x") }
+}
+
 fn costs(measured: &Measured) -> Vec<String> {
     let ours = cells(measured, |column| {
         let number = |of: fn(&Sample) -> f64| column.median(|sample| Some(of(sample))).unwrap_or_default();
+        let part = if column.samples.iter().all(|sample| sample.whole) { "" } else { " (of a part)" };
         format!(
-            "{} / {} / {:.1} / {:.0} / {:.0}",
+            "{} / {} / {:.1} / {:.0} / {:.0}{part}",
             number(|sample| sample.traffic.requests as f64),
             number(|sample| sample.traffic.connections as f64),
             number(|sample| sample.traffic.bytes() as f64 / 1e6),

@@ -214,7 +214,6 @@ impl Bench<'_> {
         let mut columns: Vec<Column> = subject.packed.iter().map(column).collect();
         let (mut native, mut yardstick) = (Vec::new(), Vec::new());
         for run in 0..self.runs {
-            eprintln!("{link}: {}, {} of {}", row.name(), run + 1, self.runs);
             let scratch = tempfile::tempdir_in(self.dirs.work.path())?;
             native.push(row.act(&subject.tree, &subject.tree.root, scratch.path()).await?.seconds);
             let mut done = Vec::new();
@@ -222,7 +221,16 @@ impl Bench<'_> {
                 let number = (turn + run as usize) % columns.len();
                 if columns[number].failure.is_none() {
                     match self.sample(&subject.packed[number].1, row, &subject.tree, proxy).await {
-                        Ok(sample) => done.push((number, sample)),
+                        Ok(sample) => {
+                            let (name, figure) = (columns[number].variant.name(), row.figure(sample.seconds));
+                            eprintln!(
+                                "{link}, {} of {}: {}, {name}: {figure}",
+                                run + 1,
+                                self.runs,
+                                row.name()
+                            );
+                            done.push((number, sample));
+                        }
                         Err(error) => columns[number].failure = Some(format!("{error:#}")),
                     }
                 }

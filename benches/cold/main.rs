@@ -18,6 +18,8 @@ mod row;
 mod trees;
 mod variant;
 
+use std::process::ExitCode;
+
 use anyhow::bail;
 use aysfs_workload::Stop;
 use clap::Parser;
@@ -30,8 +32,17 @@ use self::options::Options;
 /// Ends what no future waits for any more.
 static STOP: Stop = Stop::new();
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match measure(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cold: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> anyhow::Result<()> {
     // Removed when all is over: a runtime is dropped when its blocking tasks have ended, which may still write here.
     let dirs = Dirs::make()?;
     let runtime = Runtime::new()?;
@@ -39,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         // Dropping the benchmark ends all processes, and their mounts.
         tokio::select! {
-            done = bench::run(&options, &dirs) => done,
+            done = bench::run(options, &dirs) => done,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
         }

@@ -8,7 +8,7 @@ use crate::variant::Variant;
 pub(crate) fn print(measured: &[Measured]) {
     for of_link in measured.chunk_by(|one, other| one.link == other.link) {
         let link = of_link[0].link.to_string();
-        println!("\nTime or speed, and how many times the yardstick it takes:\n");
+        println!("\nTime or speed; how many times the yardstick it takes: median (lowest-highest).\n");
         table(&head([&link, "local disk", "yardstick"]), of_link.iter().map(speeds));
         println!("\nRequests / connections / MB moved / MB of memory / ms to the mount:\n");
         table(&head([&link]), of_link.iter().map(costs));
@@ -43,11 +43,9 @@ fn speeds(measured: &Measured) -> Vec<String> {
     let row = measured.row;
     let seconds = |seconds: &[f64]| median(seconds.to_vec()).map_or("-".into(), |time| row.figure(time));
     let ours = cells(measured, |column| {
-        let time = column.median(|sample| Some(sample.seconds));
-        let ratio = column.median(|sample| sample.ratio);
-        let [time, ratio] =
-            [time.map(|time| row.figure(time)), ratio.map(|ratio| format!("({})", times(ratio)))];
-        [time, ratio].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        let time = column.median(|sample| Some(sample.seconds)).map(|time| row.figure(time));
+        let ratio = spread(column.samples.iter().filter_map(|sample| sample.ratio).collect());
+        [time, ratio].into_iter().flatten().collect::<Vec<_>>().join(", ")
     });
     let sign = match row.yardstick() {
         Yardstick::Download => "",
@@ -58,8 +56,12 @@ fn speeds(measured: &Measured) -> Vec<String> {
     first.into_iter().chain(ours).collect()
 }
 
-fn times(ratio: f64) -> String {
-    if ratio < 100.0 { format!("{ratio:.2}x") } else { format!("{ratio:.0}x") }
+/// Median, and in parentheses the smallest and the largest.
+fn spread(mut ratios: Vec<f64>) -> Option<String> {
+    ratios.sort_by(f64::total_cmp);
+    let show = |ratio: f64| if ratio < 100.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") };
+    let [lowest, highest] = [ratios.first(), ratios.last()].map(|ratio| ratio.copied().map(show));
+    Some(format!("{}x ({}-{})", show(median(ratios)?), lowest?, highest?))
 }
 
 fn costs(measured: &Measured) -> Vec<String> {

@@ -1,25 +1,22 @@
 //! Measuring: each figure on a new mount with an empty cache, variants in turn.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use aysfs_benches::proxy::{Link, Proxy, Traffic};
 use aysfs_workload::Machine;
-use aysfs_workload::work::PAGE;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
-use zstd::stream::read::Decoder;
 
-use crate::http::Client;
 use crate::options::Options;
 use crate::process::Daemon;
-use crate::row::{Row, Yardstick};
+use crate::row::Row;
 use crate::trees::{self, Kind, Tree};
 use crate::variant::{Aysfs, Packed, Variant};
+use crate::yardstick::Downloads;
 use crate::{goals, report};
 
 /// A mount has nothing more to do when nothing has moved for so long.
@@ -27,11 +24,6 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// What the Rust compiler and its copies take in each of the two directories.
 const RUST_TAKES: u64 = 4 << 30;
-
-/// The large file, to be downloaded.
-const COMPRESSED: &str = "large.zst";
-/// The level of zstd of it: the default.
-const LEVEL: i32 = 0;
 
 /// Where everything is.
 #[derive(Debug)]
@@ -49,8 +41,9 @@ impl Dirs {
         Ok(Self { work, stor })
     }
 
-    fn named(&self, name: &str) -> PathBuf {
-        self.stor.path().join(".static").join(name)
+    fn have_space(&self, bytes: u64) -> anyhow::Result<bool> {
+        let free = |dir: &TempDir| rustix::fs::statvfs(dir.path()).map(|fs| fs.f_bavail * fs.f_frsize);
+        Ok(free(&self.work)? > bytes && free(&self.stor)? > bytes)
     }
 }
 
@@ -100,7 +93,7 @@ struct Subject {
 struct Bench<'a> {
     aysfs: &'a Aysfs,
     dirs: &'a Dirs,
-    stor: SocketAddr,
+    downloads: Downloads,
     runs: u32,
 }
 
@@ -112,7 +105,8 @@ pub(crate) async fn run(options: &Options, dirs: &Dirs) -> anyhow::Result<()> {
         println!("profiles: not there yet, `{} profile record` is unknown", aysfs.binary().display());
     }
     let (stor, address) = serve(&aysfs, dirs.stor.path()).await?;
-    let bench = Bench { aysfs: &aysfs, dirs, stor: address, runs: options.runs };
+    let downloads = Downloads { stor: address, named: dirs.stor.path().join(".static") };
+    let bench = Bench { aysfs: &aysfs, dirs, downloads, runs: options.runs };
     let rows = options.rows();
     let mut subjects = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| rows.iter().any(|row| row.tree() == *kind)) {
@@ -153,13 +147,6 @@ async fn serve(aysfs: &Aysfs, root: &Path) -> anyhow::Result<(Daemon, SocketAddr
     Ok((stor, address.trim_end_matches('/').parse()?))
 }
 
-impl Dirs {
-    fn have_space(&self, bytes: u64) -> anyhow::Result<bool> {
-        let free = |dir: &TempDir| rustix::fs::statvfs(dir.path()).map(|fs| fs.f_bavail * fs.f_frsize);
-        Ok(free(&self.work)? > bytes && free(&self.stor)? > bytes)
-    }
-}
-
 impl Bench<'_> {
     /// Makes a tree, and packs it in all ways.
     async fn prepare(&self, kind: Kind, profiles: bool, stor: &str) -> anyhow::Result<Subject> {
@@ -192,9 +179,7 @@ impl Bench<'_> {
             packed.push((variant, done));
         }
         if kind == Kind::Large {
-            let (from, to) = (tree.root.join(trees::LARGE_NAME), self.dirs.named(COMPRESSED));
-            let compress = move || zstd::stream::copy_encode(File::open(from)?, File::create(to)?, LEVEL);
-            spawn_blocking(compress).await??;
+            self.downloads.add_large(&tree.root.join(trees::LARGE_NAME)).await?;
         }
         Ok(Subject { tree, packed })
     }
@@ -238,7 +223,7 @@ impl Bench<'_> {
             let samples = done.iter().map(|(_, sample)| sample);
             let needed = samples.filter(|sample| sample.whole).map(|sample| sample.traffic.down).min();
             let measure = match needed {
-                Some(needed) => Some(self.yardstick(row.yardstick(), needed, proxy).await?),
+                Some(needed) => Some(self.downloads.take(row.yardstick(), needed, proxy.address()).await?),
                 None => None,
             };
             yardstick.extend(measure);
@@ -270,49 +255,5 @@ impl Bench<'_> {
             traffic: proxy.traffic() - before,
             memory: mount.daemon.peak(),
         })
-    }
-
-    /// Seconds.
-    async fn yardstick(&self, yardstick: Yardstick, needed: u64, proxy: &Proxy) -> anyhow::Result<f64> {
-        let (name, length) = match yardstick {
-            Yardstick::Download => ("download", needed),
-            Yardstick::RoundTrip => ("page", PAGE as u64),
-            Yardstick::Decompressed => (COMPRESSED, trees::LARGE),
-        };
-        if yardstick != Yardstick::Decompressed {
-            let mut file = File::create(self.dirs.named(name))?;
-            io::copy(&mut io::repeat(b'x').take(length), &mut file)?;
-        }
-        let (stor, proxy) = (self.stor, proxy.address());
-        let download = move || -> io::Result<f64> {
-            // A stor hashes a named file when it is first asked for it.
-            read_all(&mut Client::connect(stor)?.get(name)?)?;
-            let mut start = Instant::now();
-            let mut client = Client::connect(proxy)?;
-            if yardstick == Yardstick::RoundTrip {
-                read_all(&mut client.get(name)?)?;
-                start = Instant::now();
-            }
-            let mut body = client.get(name)?;
-            let read = match yardstick {
-                Yardstick::Decompressed => read_all(&mut Decoder::with_buffer(body)?)?,
-                Yardstick::Download | Yardstick::RoundTrip => read_all(&mut body)?,
-            };
-            let seconds = start.elapsed().as_secs_f64();
-            if read == length { Ok(seconds) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-        };
-        spawn_blocking(download).await?.with_context(|| format!("cannot download {name}"))
-    }
-}
-
-/// Reads to the end in pieces as large as those of a program that copies.
-fn read_all(from: &mut impl Read) -> io::Result<u64> {
-    let mut piece = vec![0; 128 << 10];
-    let mut total = 0;
-    loop {
-        match from.read(&mut piece)? {
-            0 => return Ok(total),
-            length => total += length as u64,
-        }
     }
 }

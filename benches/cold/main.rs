@@ -17,6 +17,7 @@ mod report;
 mod row;
 mod trees;
 mod variant;
+mod yardstick;
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 //! The figures, as tables in Markdown.
 
 use crate::bench::{Column, Measured, Sample};
-use crate::row::Yardstick;
 use crate::variant::Variant;
+use crate::yardstick::Yardstick;
 
 /// Prints all that was measured, network by network.
 pub(crate) fn print(measured: &[Measured]) {

@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::STOP;
 use crate::process;
 use crate::trees::{self, Kind, Tree};
+use crate::yardstick::Yardstick;
 
 /// When enough files were read to know how fast it goes: at one file a round trip, all would take minutes.
 const ENOUGH: Duration = Duration::from_secs(20);
@@ -51,17 +52,6 @@ impl Done {
     fn all(time: Duration) -> Self {
         Self { seconds: time.as_secs_f64(), whole: true }
     }
-}
-
-/// What a row is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Yardstick {
-    /// A download of what has to be moved, in one request.
-    Download,
-    /// A request of a page on a connection that is open.
-    RoundTrip,
-    /// A download of the compressed file, while it is decompressed.
-    Decompressed,
 }
 
 impl Row {

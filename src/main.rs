@@ -16,6 +16,7 @@ mod mount_points;
 mod mounts;
 mod names;
 mod output;
+mod prefetch;
 mod progress;
 mod push;
 mod reload;

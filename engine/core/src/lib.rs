@@ -4,7 +4,7 @@
 //! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache): it is read-only.
 //!   [`Overlay`] puts local changes on top of it.
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
-//!   flist with its objects; [`push`] keeps a stor, and a published flist, up with local changes.
+//!   flist with its objects; [`warm`] brings content into the cache before it is read; [`push`] keeps a stor, and a published flist, up with local changes.
 //!
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
 //! kernel asks (a frontend).
@@ -27,6 +27,7 @@ pub mod push;
 mod rebase;
 mod trace;
 pub mod unpack;
+pub mod warm;
 
 pub use base::{Base, BaseError};
 pub use fs::AysFs;

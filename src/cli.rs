@@ -333,9 +333,18 @@ pub(crate) struct PackArgs {
     #[arg(long, value_name = "FLIST", requires = "key")]
     pub(crate) secret_of: Option<PathBuf>,
 
-    /// PEM file of a private RSA key that opens the flist of --secret-of.
-    #[arg(long, value_name = "FILE", requires = "secret_of")]
+    /// PEM file of a private RSA key that opens the flists of --secret-of and --base.
+    #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+
+    /// A v2 flist that was packed into the same stor: what it has is not stored again. If it is encrypted, --secret-of is needed,
+    /// too.
+    #[arg(long, value_name = "FLIST")]
+    pub(crate) base: Option<PathBuf>,
+
+    /// A profile of what is read first (see aysfs profile record): that is packed first, and a mount fetches it at once.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
 
     /// Name of what is packed, for the header of a v2 flist.
     #[arg(long)]

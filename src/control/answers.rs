@@ -156,7 +156,7 @@ async fn commit(
         created: Some(jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string()),
         ..Header::default()
     };
-    let options = CommitOptions { header, spool: mount.backend.clone() };
+    let options = CommitOptions { header };
     let flist = tempfile::tempfile_in(&mount.backend)
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
     let progress = Arc::<SendProgress>::default();

@@ -18,7 +18,7 @@ use support::mount::{Mount, ROOT, WRITE, directory, has_metacopy, mount, mount_b
 
 async fn commit(lab: &Lab, mounted: &Mount) -> Result<(Committed, Vec<u8>), CommitError> {
     let header = Header { name: Some("new".into()), version: Some(2), ..Header::default() };
-    let options = CommitOptions { header, spool: lab.dir.path().into() };
+    let options = CommitOptions { header };
     let file = tempfile::NamedTempFile::new().expect("a file");
     let progress = Arc::<SendProgress>::default();
     let committed = mounted.0.commit(&options, file.reopen().expect("there"), &progress).await;

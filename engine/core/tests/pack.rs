@@ -55,6 +55,8 @@ async fn pack_with(
         header: Header::default(),
         exclude: exclude.iter().map(|&pattern| pattern.into()).collect(),
         sealing: None,
+        base: None,
+        profile: None,
         spool: spool.path().into(),
     };
     let progress = Arc::new(pack::Progress::default());

@@ -314,7 +314,7 @@ async fn local_changes_stay_on_top() {
 
 /// What is shown, as a list.
 async fn committed(lab: &Lab, mounted: &Mount) -> Vec<u8> {
-    let options = CommitOptions { header: Default::default(), spool: lab.dir.path().into() };
+    let options = CommitOptions { header: Default::default() };
     let file = tempfile::NamedTempFile::new().expect("a file");
     let progress = Arc::<SendProgress>::default();
     mounted.0.commit(&options, file.reopen().expect("there"), &progress).await.expect("committed");

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::read::{MappedStores, Version, read_stable};
 use crate::abandoned::WhileWanted;
 
 /// A file up to this length is one chunk.
-const SMALL: u64 = 1 << 20;
+pub(super) const SMALL: u64 = 1 << 20;
 
 /// The chunks of others: the shortest, the usual, the longest.
 const CHUNK: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
@@ -47,6 +48,17 @@ pub(crate) struct Wanted {
     pub(crate) size: u64,
 }
 
+/// What is to be done, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    /// All of a file.
+    Whole(Wanted),
+    /// The chunks of a large file that hold these ranges; the file itself comes later.
+    Parts(Wanted, Vec<Range<u64>>),
+    /// What belongs into start packs is told.
+    EndStart,
+}
+
 /// What happens next, in the order of the files, and within each in the order of its bytes.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -54,6 +66,10 @@ pub(super) enum Step {
     Again,
     /// The next chunk of the file.
     Chunk(Chunk),
+    /// A chunk of a file that comes later.
+    Part(Chunk),
+    /// What belongs into start packs is told.
+    EndStart,
     /// It was read, and the chunks since the last file are it.
     Read { position: usize, sha256: Id, version: Version },
     /// It was read, and is in the stor.
@@ -127,14 +143,14 @@ enum Making {
 }
 
 impl Steps {
-    /// Those of these files.
-    pub(super) fn of(files: Vec<Wanted>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
+    /// Those of these tasks.
+    pub(super) fn of(tasks: Vec<Task>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (sender, queue) = mpsc::channel(cores * 2);
         let budget = Arc::new(Semaphore::new(BUDGET as usize));
         let runtime = Handle::current();
         let mut feeder = Feeder { open, how, queue: sender, budget, runtime: runtime.clone() };
-        runtime.spawn_blocking(move || feeder.feed(files));
+        runtime.spawn_blocking(move || feeder.feed(tasks));
         Self { queue, current: None }
     }
 
@@ -175,19 +191,25 @@ impl From<Gone> for io::Error {
 }
 
 impl Feeder {
-    fn feed(&mut self, files: Vec<Wanted>) {
+    fn feed(&mut self, tasks: Vec<Task>) {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        let fed = files.into_iter().try_for_each(|file| {
-            if file.size > SMALL {
-                self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
-                return self.large(&file);
+        let fed = tasks.into_iter().try_for_each(|task| {
+            if let Task::Whole(file) = &task
+                && file.size <= SMALL
+            {
+                bytes += file.size;
+                batch.push(file.clone());
+                if batch.len() < BATCH.0 && bytes < BATCH.1 {
+                    return Ok(());
+                }
             }
-            bytes += file.size;
-            batch.push(file);
-            if batch.len() < BATCH.0 && bytes < BATCH.1 {
-                return Ok(());
+            self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
+            match task {
+                Task::Whole(file) if file.size <= SMALL => Ok(()),
+                Task::Whole(file) => self.large(&file),
+                Task::Parts(file, ranges) => self.parts(&file, &ranges),
+                Task::EndStart => self.ready(Step::EndStart),
             }
-            self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))
         });
         // Only if somebody is there to take it.
         let _ = fed.and_then(|()| self.small(batch, bytes));
@@ -242,6 +264,26 @@ impl Feeder {
             Ok(((_, Some(content)), version)) => Step::Known { position, content, version },
             Err(error) => Step::Unread { position, error },
         })
+    }
+
+    /// Whatever is wrong with the file is told when all of it is read.
+    fn parts(&mut self, file: &Wanted, ranges: &[Range<u64>]) -> Result<(), Gone> {
+        let (shortest, usual, longest) = CHUNK;
+        let Ok(Some(read)) = (self.open)(file.position, &file.path) else { return Ok(()) };
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or_default();
+        let read = WhileWanted { inner: read, abandoned: &self.how.abandoned };
+        for chunk in StreamCDC::new(read, shortest, usual, longest) {
+            let Ok(chunk) = chunk else { break };
+            let here = chunk.offset..chunk.offset + chunk.length as u64;
+            if here.start >= end {
+                break;
+            }
+            if ranges.iter().any(|range| range.start < here.end && here.start < range.end) {
+                let how = self.how.clone();
+                self.give(chunk.length as u64, move || vec![Step::Part(how.chunk(&chunk.data))])?;
+            }
+        }
+        Ok(())
     }
 
     /// Has others make steps, of this many plain bytes.

@@ -17,6 +17,7 @@ mod mount_points;
 mod mounts;
 mod names;
 mod output;
+mod prefetch;
 mod progress;
 mod push;
 mod reload;

@@ -25,6 +25,7 @@ mod fetch;
 mod file;
 mod hold;
 mod input;
+mod keep;
 mod lane;
 mod loan;
 mod memory;

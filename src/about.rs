@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use aysfs_engine::push::Pusher;
+use aysfs_engine::warm::Warming;
 use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError};
 use aysfs_store::{Cache, Mirror};
 
@@ -38,6 +39,14 @@ impl Shows {
         match self {
             Self::Base(base) => base.upgrade().map(|fs| look(&fs.base())),
             Self::Changes(changes) => changes.upgrade().map(|fs| look(&fs.base())),
+        }
+    }
+
+    /// What it shows below, to be brought into the cache; `None` if it is not mounted any more.
+    pub(crate) fn warming(&self) -> Option<Warming> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.warming()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.warming()),
         }
     }
 

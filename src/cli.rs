@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::{ByteSize, Lib, MinFree};
+use aysfs_config::{ByteSize, Lib, MinFree, Prefetch};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
@@ -177,6 +177,10 @@ pub(crate) struct MountArgs {
     /// How much of the disk the cache leaves free: a percentage or a size.
     #[arg(long, value_name = "FREE", default_value = "5%")]
     pub(crate) cache_min_free: MinFree,
+
+    /// What is fetched before it is read: none, start (what the flist says is read first) or all.
+    #[arg(long, value_name = "WHAT", default_value = "start")]
+    pub(crate) prefetch: Prefetch,
 
     /// Strip this directory from the front of every path of the flist.
     #[arg(long, value_name = "PATH", conflicts_with = "trim_base")]

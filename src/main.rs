@@ -11,11 +11,13 @@ mod frontends;
 mod jobs;
 mod keys;
 mod log;
+mod memory;
 mod monitor;
 mod mount_points;
 mod mounts;
 mod names;
 mod output;
+mod prefetch;
 mod progress;
 mod push;
 mod reload;
@@ -35,6 +37,7 @@ struct Refused(String);
 fn main() -> ExitCode {
     let cli = cli::parse();
     log::start(cli.log);
+    memory::give_back_large_buffers();
     raise_limit_of_open_files();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

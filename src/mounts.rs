@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
-use aysfs_config::{FlistSource, Schedule};
+use aysfs_config::{FlistSource, Prefetch, Schedule};
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::push::Pusher;
 use aysfs_engine::{AysFs, Base, Overlay, Upper};
@@ -26,6 +26,7 @@ use crate::control::{Control, Served};
 use crate::jobs::Job;
 use crate::monitor::{Address, Reserved, Watched, WatchedMount};
 use crate::mount_points::{Detach, make_free, mounted_on, real};
+use crate::prefetch::Prefetching;
 use crate::push::{PushPlan, Pushing};
 use crate::reload::{self, AtSignal, Reloaded, Reloading};
 use crate::signals::Signals;
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) recipients: Vec<PublicKey>,
     /// When to look for a newer one.
     pub(crate) refresh: Option<Schedule>,
+    /// What is fetched before anybody reads it.
+    pub(crate) prefetch: Prefetch,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -81,6 +84,8 @@ impl Ready {
 pub(crate) struct Mounted {
     /// Of one that has a flist; dropped before what it reloads.
     reload: Option<Job<Reloaded>>,
+    /// Of one that fetches what nobody has asked for yet.
+    prefetch: Option<Prefetching>,
     /// Of one whose changes are pushed, until it is not mounted any more.
     push: Mutex<Option<Pushing>>,
     point: PathBuf,
@@ -94,6 +99,7 @@ impl Mounted {
     pub(crate) async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
+        self.prefetch.iter().for_each(Prefetching::stop);
         // Held until it is over: whoever waits for that may want to mount the same changes.
         let mut push = self.push.lock().await;
         if let Some(push) = push.take() {
@@ -330,6 +336,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
                 return Err(error);
             }
         };
+        let prefetch = Prefetching::start(plan.prefetch, &plan.point, &shows);
         let reload = plan.flist.map(|flist| {
             let reloading = Reloading {
                 point: plan.point.clone(),
@@ -340,6 +347,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
                 shows: shows.clone(),
                 mount: Arc::downgrade(&mount),
                 is_gone: is_gone.clone(),
+                prefetch: prefetch.as_ref().map(Prefetching::another),
             };
             reload::start(reloading, plan.refresh)
         });
@@ -347,6 +355,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
         let push = pusher.zip(plan.push.as_ref()).map(|(pusher, push)| push.start(pusher, &plan.point));
         let one = Arc::new(Mounted {
             reload,
+            prefetch,
             push: Mutex::new(push),
             point: plan.point.clone(),
             mount,

@@ -92,7 +92,7 @@ impl AysFs {
         self.shown.store(Arc::new(shown));
     }
 
-    pub(crate) fn cache(&self) -> &Cache {
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.cache
     }
 

@@ -4,7 +4,8 @@
 //! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache): it is read-only.
 //!   [`Overlay`] puts local changes on top of it.
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
-//!   flist with its objects, [`profile`] says what of it is read first; [`push`] keeps a stor, and a published flist, up with local changes.
+//!   flist with its objects, [`profile`] says what of it is read first, and [`warm`] brings it into the cache before that;
+//!   [`push`] keeps a stor, and a published flist, up with local changes.
 //!
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
 //! kernel asks (a frontend).
@@ -28,6 +29,7 @@ pub mod push;
 mod rebase;
 mod trace;
 pub mod unpack;
+pub mod warm;
 
 pub use base::{Base, BaseError};
 pub use fs::AysFs;

@@ -141,7 +141,7 @@ type Work = (Making, OwnedSemaphorePermit);
 
 #[derive(Debug)]
 enum Making {
-    Ready(Step),
+    Ready(Vec<Step>),
     Others(JoinHandle<Vec<Step>>),
 }
 
@@ -164,14 +164,11 @@ impl Steps {
         }
         let (making, _) = self.current.as_mut()?;
         let steps = match making {
-            Making::Others(others) => Some(others.await.expect("reading does not panic")),
-            Making::Ready(_) => None,
+            Making::Ready(steps) => std::mem::take(steps),
+            Making::Others(others) => others.await.expect("reading does not panic"),
         };
-        let (making, permit) = self.current.take()?;
-        match (making, steps) {
-            (Making::Ready(step), _) => Some((vec![step], permit)),
-            (Making::Others(_), steps) => Some((steps.unwrap_or_default(), permit)),
-        }
+        let (_, permit) = self.current.take()?;
+        Some((steps, permit))
     }
 }
 
@@ -302,7 +299,7 @@ impl Feeder {
 
     fn ready(&self, step: Step) -> Result<(), Gone> {
         let permit = self.claim(0)?;
-        self.queue.blocking_send((Making::Ready(step), permit)).map_err(|_| Gone)
+        self.queue.blocking_send((Making::Ready(vec![step]), permit)).map_err(|_| Gone)
     }
 
     fn claim(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Gone> {

@@ -20,7 +20,7 @@ mod diff;
 mod entries;
 mod lend;
 mod marks;
-mod moved;
+pub(crate) mod moved;
 mod names;
 mod open;
 mod origin;

@@ -127,7 +127,11 @@ fn decode(stors: &Mirror, chunk: &Chunk, bytes: &Bytes, start: u64) -> Result<Fe
 ///
 /// # Errors
 /// [`StoreError`], after some tries if it may pass.
-pub(crate) async fn part(stor: &dyn Store, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+pub(crate) async fn part(
+    stor: &dyn Store,
+    key: &Key,
+    range: Option<Range<u64>>,
+) -> Result<Bytes, StoreError> {
     repeated(|| async {
         let body = stor.get(key, range.clone()).await?;
         let expected = range.as_ref().map(|range| range.end - range.start).or(body.length);

@@ -231,11 +231,7 @@ struct Presence {
     missing: Vec<Object>,
 }
 
-async fn presence(
-    stors: &Mirror,
-    objects: Vec<Object>,
-    progress: &Progress,
-) -> Result<Presence, StoreError> {
+async fn presence(stors: &Mirror, objects: Vec<Object>, progress: &Progress) -> Result<Presence, StoreError> {
     let mut answers = Vec::with_capacity(objects.len());
     for some in objects.chunks(ASKED) {
         let keys: Vec<Key> = some.iter().map(|object| object.key.clone()).collect();
@@ -257,11 +253,13 @@ async fn lengths(
 ) -> Vec<Object> {
     let checked = stream::iter(objects).map(|object| async move {
         let flaw = match object.length.filter(|length| *length > 0) {
-            Some(length) => match fetch::part(&**stors.first(), &object.key, Some(length - 1..length)).await {
-                Ok(_) => None,
-                Err(StoreError { fault: Fault::Refused(_), .. }) => Some(Flaw::Short(length)),
-                Err(error) => Some(Flaw::Fetch(error)),
-            },
+            Some(length) => {
+                match fetch::part(&**stors.first(), &object.key, Some(length - 1..length)).await {
+                    Ok(_) => None,
+                    Err(StoreError { fault: Fault::Refused(_), .. }) => Some(Flaw::Short(length)),
+                    Err(error) => Some(Flaw::Fetch(error)),
+                }
+            }
             None => None,
         };
         progress.objects_done.fetch_add(1, Ordering::Relaxed);

@@ -79,7 +79,9 @@ pub enum GcError {
     NothingNamed,
     #[error("the namespace is too long for a list of garbage: {0}")]
     Namespace(#[from] KeyError),
-    #[error("the listing of {0} lacks an object that was put just now, so it may lack others: nothing was deleted")]
+    #[error(
+        "the listing of {0} lacks an object that was put just now, so it may lack others: nothing was deleted"
+    )]
     Listing(String),
     #[error(
         "another collection of garbage is deleting, or was interrupted less than an hour ago: run this again later"

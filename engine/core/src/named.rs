@@ -93,7 +93,8 @@ impl Named {
         let mut fetched = std::pin::pin!(fetch::chunks(stors, tables));
         while let Some((index, fetched)) = fetched.next().await {
             let tabled = &self.tabled[index];
-            let list = fetched.and_then(|Fetched { plain, .. }| Ok(table::read(&plain, tabled.content.size)?));
+            let list =
+                fetched.and_then(|Fetched { plain, .. }| Ok(table::read(&plain, tabled.content.size)?));
             each(tabled, list);
         }
     }

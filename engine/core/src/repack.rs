@@ -216,8 +216,7 @@ impl<'a> Plan<'a> {
     ) -> Result<(StoredPacks, Moved), RepackError> {
         let singles = self.named.pieces.iter().map(|piece| (&piece.chunk, piece.node));
         let of_large = self.named.tabled.iter().zip(&self.tables);
-        let of_large =
-            of_large.flat_map(|(tabled, chunks)| chunks.iter().map(|chunk| (chunk, tabled.node)));
+        let of_large = of_large.flat_map(|(tabled, chunks)| chunks.iter().map(|chunk| (chunk, tabled.node)));
         self.copy(stors, singles.chain(of_large), progress).await
     }
 
@@ -282,8 +281,8 @@ impl<'a> Plan<'a> {
             if !is_changed && !is_left {
                 continue;
             }
-            let plain = table::write(&chunks)
-                .ok_or_else(|| RepackError::Unlistable(self.base.path(tabled.node)))?;
+            let plain =
+                table::write(&chunks).ok_or_else(|| RepackError::Unlistable(self.base.path(tabled.node)))?;
             let (sha256, length) = (Sha256::digest(&plain).into(), plain.len() as u64);
             let stored = codec::encode(&plain, Compression::default(), secret.as_ref());
             if is_left {

@@ -31,7 +31,9 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 pub use self::rescue::Rescuing;
-use crate::{ETag, Fault, Key, KeyError, Named, Namespace, Precondition, StaticName, Store, StoreError, Upload};
+use crate::{
+    ETag, Fault, Key, KeyError, Named, Namespace, Precondition, StaticName, Store, StoreError, Upload,
+};
 
 /// The first line.
 const FIRST: &str = "# aysfs-garbage 1";
@@ -196,7 +198,9 @@ mod tests {
                 assert!(text.as_bytes()[length - 1] == b'\n' && part != garbage());
             }
         }
-        for bad in ["", "\n", "# aysfs-garbage 2\n", "# aysfs-garbage 1\nkey 17\n", "# aysfs-garbage 1\n# new\n"] {
+        for bad in
+            ["", "\n", "# aysfs-garbage 2\n", "# aysfs-garbage 1\nkey 17\n", "# aysfs-garbage 1\n# new\n"]
+        {
             assert_eq!(Garbage::parse(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -129,8 +129,7 @@ async fn verify_whole(
         .map(|pieces| async move {
             let chunk = pieces[0].chunk.clone();
             let (sources, of) = (stors.clone(), chunk.clone());
-            let job =
-                move |arriving, length| sources.decode(&of, arriving, length, &mut Discard).map(drop);
+            let job = move |arriving, length| sources.decode(&of, arriving, length, &mut Discard).map(drop);
             let decoded = fetch::stream_to(&**stors.first(), &chunk.key, job).await;
             progress.bytes_done.fetch_add(stored(&chunk), Ordering::Relaxed);
             (pieces, decoded)

@@ -80,12 +80,7 @@ impl From<ChunkError> for Flaw {
 }
 
 impl Problem {
-    pub(super) fn new(
-        base: &Base,
-        object: &Key,
-        files: impl IntoIterator<Item = Node>,
-        flaw: Flaw,
-    ) -> Self {
+    pub(super) fn new(base: &Base, object: &Key, files: impl IntoIterator<Item = Node>, flaw: Flaw) -> Self {
         let mut met = HashSet::new();
         let mut paths = Vec::new();
         for node in files {

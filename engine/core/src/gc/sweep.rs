@@ -84,9 +84,8 @@ impl Collection {
                 return Err(GcError::Busy);
             }
             let before = &file.version.garbage.candidates;
-            struck_off.extend(
-                before.keys().filter(|key| !newest.garbage.candidates.contains_key(*key)).cloned(),
-            );
+            struck_off
+                .extend(before.keys().filter(|key| !newest.garbage.candidates.contains_key(*key)).cloned());
             file.version = newest;
             candidates = self::candidates(&file.version.garbage, &sizes, now());
             candidates.retain(|key, _| !struck_off.contains(key));

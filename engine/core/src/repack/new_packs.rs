@@ -36,11 +36,8 @@ impl<'a> NewPacks<'a> {
         if !self.open.is_empty() && self.open.len() + chunk.len() > TARGET {
             self.store().await?;
         }
-        let place = NewPlace {
-            pack: self.stored.len(),
-            offset: self.open.len() as u64,
-            stored: chunk.len() as u64,
-        };
+        let place =
+            NewPlace { pack: self.stored.len(), offset: self.open.len() as u64, stored: chunk.len() as u64 };
         self.open.extend_from_slice(chunk);
         Ok(place)
     }

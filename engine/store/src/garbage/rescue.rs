@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Version;
 use crate::{
-    Body, ETag, Fault, Key, Listed, Named, Namespace, Precondition, StaticName, Store, StoreError, Stored, Upload,
+    Body, ETag, Fault, Key, Listed, Named, Namespace, Precondition, StaticName, Store, StoreError, Stored,
+    Upload,
 };
 
 /// How long what the file said is good enough. What becomes a candidate meanwhile is one for the whole grace time, of which this is a small part.

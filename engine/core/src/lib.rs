@@ -31,6 +31,8 @@ pub mod pack;
 pub mod push;
 mod rebase;
 pub mod repack;
+#[cfg(test)]
+mod testing;
 mod trace;
 pub mod unpack;
 

@@ -126,7 +126,9 @@ pub(super) async fn why(mount: &Served, path: &[u8]) -> anyhow::Result<Why> {
 
 async fn stored(mount: &Served, content: &Content) -> Stored {
     let about = &mount.about;
-    let keys: Vec<Key> = content.chunks.iter().map(|chunk| chunk.key.clone()).collect();
+    // Of a file of several chunks the table: to look at all of them would mean to fetch that.
+    let tables = content.table.iter().flat_map(|table| table.chunks.iter());
+    let keys: Vec<Key> = content.chunks.iter().chain(tables).map(|chunk| chunk.key.clone()).collect();
     let health = about.stors.stats();
     let stands_back = |name: &str| health.iter().any(|stor| stor.name == name && stor.stands_back);
     let stors = about.stors.in_order();
@@ -140,7 +142,7 @@ async fn stored(mount: &Served, content: &Content) -> Stored {
     Stored {
         id: content.id.to_string(),
         size: content.size,
-        cached: about.cache.contains(&content.id, content.size),
+        cached: about.cache.contains(content),
         stors: join_all(asked).await,
     }
 }

@@ -30,6 +30,11 @@ impl Packs {
         self.0.extend(others.into_iter().map(|pack| (pack.key, (key(pack.key), pack.bytes))));
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Pack> {
+        self.0.iter().map(|(key, (_, bytes))| Pack { key: *key, bytes: *bytes })
+    }
+
     /// Those of them that a list of these entries has to name, in the order of the entries. Which packs a chunk table names is
     /// not known here: `tables` are those that one may.
     pub(crate) fn of_entries(&self, entries: &[Entry], tables: impl IntoIterator<Item = Pack>) -> Vec<Pack> {

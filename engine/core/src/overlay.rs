@@ -18,6 +18,7 @@ mod change;
 mod commit;
 mod diff;
 mod entries;
+mod known;
 mod lend;
 mod marks;
 pub(crate) mod moved;

@@ -1,9 +1,16 @@
 //! A directory as a flist, with its content in a stor.
 
-mod content;
+mod builder;
+mod error;
+mod feed;
+mod known;
+mod packer;
+mod read;
 pub(crate) mod scan;
-pub(crate) mod upload;
+mod send;
+mod v1;
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -11,13 +18,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aysfs_flist::{Dialect, Entry, Header, Kind, WriteError, Writer};
+use aysfs_flist::{Content, Dialect, Entry, Header, Kind, ObjectKey, Pack, WriteError, Writer};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
 
-pub(crate) use self::content::data_segments;
-use self::upload::{Form, Job, MappedStores, To, UploadError, copy_to_links, open_path};
+pub(crate) use self::error::UploadError;
+pub(crate) use self::feed::Wanted;
+pub(crate) use self::known::Known;
+pub(crate) use self::packer::{Outcome, Packed, Packing};
+use self::read::open_path;
+pub(crate) use self::read::{MappedStores, data_segments};
+pub(crate) use self::send::To;
+use self::v1::Objects;
+use crate::listed::Packs;
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -142,28 +156,64 @@ pub async fn pack(
         entries.retain(|entry| entry.kind == Kind::Regular);
         summary.left_out = (before - entries.len()) as u64;
     }
-    let job = Job {
-        form: Form::of(options.dialect),
-        compression: Compression::default(),
-        secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
-        spool: options.spool.clone(),
-        mapped_stores: MappedStores::Missed,
-        to: To::One(stor),
-        at_once: upload::AT_ONCE,
-        journal: None,
-        bytes_done: &progress.bytes_done,
-    };
     let from = root.clone();
-    let open = move |_: usize, path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
-    let stored = job.run(&mut entries, open).await.map_err(|error| error.below(&root))?;
-    summary.files = stored.files;
-    summary.bytes = stored.bytes;
-    summary.new_objects = stored.new_objects;
-    summary.new_bytes = stored.new_bytes;
+    let open = move |path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
+    let mut header = options.header.clone();
+    if options.dialect == Dialect::V2 {
+        let packing = Packing {
+            compression: Compression::default(),
+            secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
+            mapped_stores: MappedStores::Missed,
+            to: To::One(stor),
+            journal: None,
+            known: Known::default(),
+            bytes_done: &progress.bytes_done,
+        };
+        let packed = packing.run(&mut entries, move |_, path| open(path)).await;
+        let Packed { files, bytes, packs, in_tables, new_objects, new_bytes, .. } =
+            packed.map_err(|error| error.below(&root))?;
+        summary = Summary { files, bytes, new_objects, new_bytes, ..summary };
+        let mut known = Packs::default();
+        known.extend(packs);
+        name_packs(&mut header, &entries, &known, in_tables);
+    } else {
+        let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };
+        let stored = objects.run(&mut entries, open).await.map_err(|error| error.below(&root))?;
+        let v1::Summary { files, bytes, new_objects, new_bytes } = stored;
+        summary = Summary { files, bytes, new_objects, new_bytes, ..summary };
+    }
     summary.entries = entries.len() as u64;
-    let (dialect, header, sealing) = (options.dialect, options.header.clone(), options.sealing.clone());
+    let (dialect, sealing) = (options.dialect, options.sealing.clone());
     blocking(move || Ok(write(entries, flist, dialect, &header, sealing.as_ref())?)).await?;
     Ok(summary)
+}
+
+/// Chunk tables are fetched when a list is mounted, if all of them together are not longer.
+const TABLES_AT_ONCE: u64 = 8 << 20;
+
+/// Notes in a header which packs its entries are in, and which a mount is best to fetch at once. `in_tables` are those that chunk
+/// tables may name.
+pub(crate) fn name_packs(
+    header: &mut Header,
+    entries: &[Entry],
+    known: &Packs,
+    in_tables: impl IntoIterator<Item = Pack>,
+) {
+    header.packs = known.of_entries(entries, in_tables);
+    let lengths: HashMap<ObjectKey, u64> = header.packs.iter().map(|pack| (pack.key, pack.bytes)).collect();
+    header.start.retain(|key| lengths.contains_key(key));
+    let mut tables = Vec::new();
+    for entry in entries {
+        if let Some(Content::Chunks { table, .. }) = entry.content
+            && !tables.contains(&table.at.pack)
+        {
+            tables.push(table.at.pack);
+        }
+    }
+    tables.retain(|key| !header.start.contains(key));
+    if tables.iter().filter_map(|key| lengths.get(key)).sum::<u64>() < TABLES_AT_ONCE {
+        header.start.extend(tables);
+    }
 }
 
 /// Writes the list of all entries; with a sealing, encrypted.
@@ -194,6 +244,23 @@ fn write_clear(
     }
     writer.finish()?;
     Ok(())
+}
+
+/// Lets every further name of a file repeat what its first name says, for readers that know no hard links.
+fn copy_to_links(entries: &mut [Entry]) {
+    // Few files have several names.
+    let linked: HashSet<Vec<u8>> = entries.iter().filter_map(|entry| entry.link.clone()).collect();
+    let firsts: HashMap<Vec<u8>, usize> = (0..entries.len())
+        .filter(|&i| entries[i].link.is_none() && entries[i].kind == Kind::Regular)
+        .filter(|&i| linked.contains(&entries[i].path))
+        .map(|i| (entries[i].path.clone(), i))
+        .collect();
+    for i in 0..entries.len() {
+        if let Some(&first) = entries[i].link.as_ref().and_then(|link| firsts.get(link)) {
+            let (path, link) = (entries[i].path.clone(), entries[i].link.clone());
+            entries[i] = Entry { path, link, ..entries[first].clone() };
+        }
+    }
 }
 
 /// Runs what would hold up others on a thread of its own.

@@ -292,7 +292,6 @@ impl Pusher {
         let how = PushOptions {
             destination: self.options.destination.clone(),
             compression: self.options.compression,
-            spool: self.options.dir.clone(),
             idle: IDLE,
             last_list: state.tree.is_some().then(|| self.list()),
         };
@@ -328,15 +327,15 @@ impl Pusher {
         let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
         let name = self.options.namespace.to_string();
         let kept = at_work(turn, move || {
-            let Sent { entries, packs, ancestors, sealing, .. } = sent;
+            let Sent { entries, header, sealing, .. } = sent;
             let objects = entries.iter().filter_map(|entry| match entry.content {
                 Some(Content::Object { key, .. }) => Some(key),
                 Some(Content::V1(md5)) => Some(ObjectKey::Md5(md5)),
                 _ => None,
             });
-            let named: HashSet<_> =
-                objects.chain(packs.iter().map(|pack| pack.key)).map(listed::key).collect();
-            let header = Header { name: Some(name), packs, ancestors, ..Header::default() };
+            let packs = header.packs.iter().map(|pack| pack.key);
+            let named: HashSet<_> = objects.chain(packs).map(listed::key).collect();
+            let header = Header { name: Some(name), ..header };
             let tree = digest(entries.clone(), &header, sealing.as_ref())?;
             let unkept = |source| PushError::Keep { path: list.clone(), source };
             if known.tree.as_ref() == Some(&tree) && list.exists() {

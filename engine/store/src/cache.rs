@@ -1,6 +1,6 @@
 //! The cache: plain, verified files by content id, and the fetches that fill it.
 //!
-//! The directory holds `<2 hex>/<content id>` and `partial/`. Its invariants:
+//! The directory holds `<2 hex>/<content id>`, `packs/<key>` (see [`packs`]) and `partial/`. Its invariants:
 //! - A file gets its final name complete and verified, in one step. What is fetched in pieces is a sparse file
 //!   without a name until its last chunk has arrived; chunks that are there are served meanwhile.
 //! - Nothing reaches a reader before its chunk has the digest that the flist names. A file of several chunks is
@@ -27,11 +27,14 @@ mod input;
 mod lane;
 mod loan;
 mod memory;
+mod packs;
 mod partial;
+mod readahead;
 mod room;
 mod scan;
 mod seal;
 mod sole;
+mod spans;
 mod sparse;
 mod stats;
 #[cfg(test)]
@@ -39,6 +42,7 @@ mod tests;
 mod upkeep;
 mod usage;
 mod verified;
+mod window;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -65,11 +69,12 @@ use self::disk::{Disk, Doubtful, Found, PartialFile};
 use self::error::Reason;
 use self::lane::Lanes;
 use self::memory::Memory;
+use self::packs::{Packs, small};
 use self::partial::{Partial, Publication, Task};
 use self::room::Fruitless;
 use self::stats::Counters;
 use self::usage::Usage;
-use crate::{Content, ContentId, Mirror};
+use crate::{Chunk, Content, ContentId, Mirror};
 
 pub use self::age::Clock;
 pub use self::clean::{CleanMode, Cleaned, Inventory};
@@ -83,6 +88,9 @@ pub use self::stats::CacheStats;
 pub use self::upkeep::Upkeep;
 pub use self::usage::{Limits, MinFree};
 pub use self::verified::VerifiedFile;
+
+/// How many chunk tables are kept in memory: a table of a file of 1 GiB takes 100 KB.
+const TABLES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
 /// How many partials are looked at for one to give up.
 const EVICTION_SCAN: usize = 16;
@@ -127,6 +135,9 @@ impl Default for CacheOptions {
 pub struct Cache {
     options: CacheOptions,
     disk: Disk,
+    packs: Packs,
+    /// Chunk tables that were read, by their id and the size of the file.
+    tables: Mutex<LruCache<TableKey, Arc<[Chunk]>>>,
     memory: Memory,
     lanes: Lanes,
     files: Mutex<Files>,
@@ -157,6 +168,9 @@ struct FileKey {
     size: u64,
 }
 
+/// The id of a chunk table, and the size of the file that it is for.
+type TableKey = (ContentId, u64);
+
 /// The whole content, chunks included: until a file is verified as a whole, its bytes are only what one flist says.
 struct PartialKey(Content);
 
@@ -185,8 +199,11 @@ impl Cache {
         let disk = Disk::open(directory, options.boot.clone(), options.clock.clone(), usage.clone())?;
         let empty = memfd_create("aysfs-empty", MemfdFlags::CLOEXEC)
             .map_err(|error| CacheError::Io { path: directory.into(), source: error.into() })?;
+        let packs = Packs::new(disk.root().clone(), options.clock.clone(), usage.clone());
         Ok(Arc::new(Self {
             disk,
+            packs,
+            tables: Mutex::new(LruCache::new(TABLES)),
             memory: Memory::new(options.memory),
             lanes: Lanes::new(options.parallel_fetches),
             files: Mutex::new(Files {
@@ -225,10 +242,16 @@ impl Cache {
         Some(bytes.into())
     }
 
-    /// Whether a content of this size is there, verified in this boot. Fetches nothing.
-    pub fn contains(&self, id: &ContentId, size: u64) -> bool {
-        lock(&self.files).open.contains(&FileKey { id: *id, size })
-            || matches!(self.disk.find(id, size), Found::Verified(_))
+    /// Whether a content is there: verified in this boot, or what its pack is kept of. Fetches nothing.
+    pub fn contains(&self, content: &Content) -> bool {
+        if let Some(chunk) = small(content)
+            && let Some(part) = &chunk.part
+            && self.packs.contains(&chunk.key, part)
+        {
+            return true;
+        }
+        lock(&self.files).open.contains(&FileKey::of(content))
+            || matches!(self.disk.find(&content.id, content.size), Found::Verified(_))
     }
 
     /// Removes a content. Whoever has it open keeps it.

@@ -20,10 +20,10 @@ use aysfs_vfs::Error;
 
 use super::Overlay;
 use super::entries::{SeeError, Seen, SendProgress, see};
+use super::known::known;
 use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
-use crate::pack::upload::{self, Form, Job, MappedStores, To, UploadError};
-use crate::pack::{self, ListError};
+use crate::pack::{self, ListError, MappedStores, Packed, Packing, To, UploadError};
 
 /// How to commit.
 #[derive(Clone, Debug)]
@@ -110,39 +110,39 @@ impl Overlay {
     ) -> Result<Committed, CommitError> {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
-        let Seen { mut entries, moved, files, base, packs, .. } =
+        let Seen { mut entries, moved, files, base, mut packs, .. } =
             blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
 
         let sealing = self.sealing(&base);
         let inner = self.0.clone();
-        let job = Job {
-            form: Form::V2,
+        let secret = sealing.as_ref().map(Sealing::secret).cloned();
+        let packing = Packing {
             compression: Compression::default(),
-            secret: sealing.as_ref().map(Sealing::secret).cloned(),
-            spool: options.spool.clone(),
+            known: known(&entries, &files, &packs, &base, secret.as_ref()),
+            secret,
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,
             to: To::All(self.0.w.lower.stors()),
-            at_once: upload::AT_ONCE,
             journal: None,
             bytes_done: &progress.bytes_done,
         };
         let reused =
             entries.iter().filter(|entry| entry.link.is_none() && entry.content.is_some() && entry.size > 0);
         let reused = reused.count() as u64;
-        let sent = job
-            .run(&mut entries, move |position, _| {
-                inner.open_to_send(files.get(&position).map(|file| file.ino))
-            })
-            .await?;
-        let packs = packs.of_entries(&entries, base.index().header().packs.iter().copied());
-        let header = Header { packs, ancestors: ancestors(&base, moved), ..options.header.clone() };
+        let opened = move |position, _: &[u8]| inner.open_to_send(files.get(&position).map(|file| file.ino));
+        let Packed { files, packs: new, in_tables, new_objects, new_bytes, .. } =
+            packing.run(&mut entries, opened).await?;
+        packs.extend(new);
+        let old = base.index().header();
+        let mut header =
+            Header { ancestors: ancestors(&base, moved), start: old.start.clone(), ..options.header.clone() };
+        pack::name_packs(&mut header, &entries, &packs, old.packs.iter().copied().chain(in_tables));
         let committed = Committed {
             entries: entries.len() as u64,
-            files: reused + sent.files,
+            files: reused + files,
             reused,
-            new_objects: sent.new_objects,
-            new_bytes: sent.new_bytes,
+            new_objects,
+            new_bytes,
         };
         blocking(move || Ok(pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref())?)).await?;
         Ok(committed)

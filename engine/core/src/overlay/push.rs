@@ -11,25 +11,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aysfs_flist::{Ancestor, Entry, Flist, Kind, Pack, ParseOptions, Source, Timestamp};
-use aysfs_store::StoreError;
+use aysfs_flist::{Entry, Flist, Header, Kind, Pack, ParseOptions, Source, Timestamp};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
+use aysfs_store::{Content, StoreError};
 use aysfs_vfs::{Error, ErrorKind, Ino, Result};
 use futures::TryStreamExt;
 
 use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
+use super::known::known;
 use super::moved::ancestors;
 use super::pushed::Destination;
 use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
-use crate::listed::Packs;
-use crate::pack::upload::{Form, Job, MappedStores, Outcome, To, UploadError};
+use crate::pack::{self, MappedStores, Outcome, Packing, To, UploadError, Wanted};
 use crate::push::{Journal, TransactionLog, Turn};
-
-/// How many objects are on their way at once.
-const AT_ONCE: usize = 10;
 
 /// How to push.
 #[derive(Clone, Debug)]
@@ -37,8 +34,6 @@ pub(crate) struct PushOptions {
     /// Where content goes.
     pub(crate) destination: Destination,
     pub(crate) compression: Compression,
-    /// Where the stored form of a large file is kept until it is sent.
-    pub(crate) spool: PathBuf,
     /// How long a file must have been left alone that is open for writing.
     pub(crate) idle: Duration,
     /// The list that was made last, if its content is there.
@@ -50,11 +45,9 @@ pub(crate) struct PushOptions {
 pub(crate) struct Sent {
     /// The tree as a list: all content that it names is in the stor.
     pub(crate) entries: Vec<Entry>,
-    /// The packs that it names.
-    pub(crate) packs: Vec<Pack>,
-    /// What the list was made from.
-    pub(crate) ancestors: Vec<Ancestor>,
-    /// What it is to be encrypted with.
+    /// What a list of them says of packs, and what it was made from.
+    pub(crate) header: Header,
+    /// What the list is to be encrypted with.
     pub(crate) sealing: Option<Sealing>,
     /// How many files were sent.
     pub(crate) files: u64,
@@ -164,37 +157,44 @@ impl Overlay {
         let inos: Arc<HashMap<usize, Ino>> =
             Arc::new(files.iter().map(|(position, file)| (*position, file.ino)).collect());
         let (inner, opened) = (self.0.clone(), inos.clone());
-        let job = Job {
-            form: Form::V2,
+        let secret = self.stors().secret().cloned();
+        let packing = Packing {
             compression: options.compression,
-            secret: self.stors().secret().cloned(),
-            spool: options.spool.clone(),
+            known: known(&entries, &files, &packs, &base, secret.as_ref()),
+            secret,
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,
             to: To::All(self.0.w.lower.stors()),
-            at_once: AT_ONCE,
             journal: Some(journal.clone()),
             bytes_done: &progress.bytes_done,
         };
-        let ready = ready.into_iter().map(|position| (position, entries[position].path.clone())).collect();
+        let wanted = |position: usize| {
+            let Entry { ref path, size, .. } = entries[position];
+            Wanted { position, path: path.clone(), size }
+        };
+        let ready = ready.into_iter().map(wanted).collect();
         let (idle, at_work) = (options.idle, turn.clone());
-        let outcomes = job.outcomes(ready, move |position, _| {
+        let batches = packing.outcomes(ready, move |position, _| {
             // Held by whoever reads a file, also when nobody waits for it any more.
             let _at_work = &at_work;
             inner.open_to_push(opened[&position], idle)
         });
-        let mut outcomes = std::pin::pin!(outcomes);
+        let mut batches = std::pin::pin!(batches);
         let (mut count, mut new_objects, mut new_bytes) = (0, 0, 0);
-        while let Some(batch) = outcomes.try_next().await? {
+        let mut in_tables = Vec::new();
+        while let Some(batch) = batches.try_next().await? {
+            new_objects += batch.new_objects;
+            new_bytes += batch.new_bytes;
+            packs.extend(batch.packs);
+            in_tables.extend(batch.in_tables);
             let mut stored = Vec::new();
-            for outcome in batch {
+            for outcome in batch.outcomes {
                 match outcome {
-                    Outcome::Stored { position, file, new } => {
-                        new_objects += u64::from(new.is_some());
-                        new_bytes += new.unwrap_or_default();
+                    Outcome::Stored { position, file } => {
                         let mut entry = entries[position].clone();
                         file.describe(&mut entry);
-                        stored.push((position, inos[&position], entry));
+                        let content = packs.content(entry.content, entry.size);
+                        stored.push(Stored { position, ino: inos[&position], entry, content });
                     }
                     Outcome::Unread { position, error } => {
                         let why = match error {
@@ -234,20 +234,24 @@ impl Overlay {
             .filter(|position| files[position].older.is_none() && entries[**position].size > 0)
             .map(|position| entries[*position].path.clone())
             .collect();
-        let replaced = match (&options.last_list, self.stors().sealing().cloned()) {
-            (Some(list), sealing) if !lost.is_empty() => {
+        let last = match (&options.last_list, self.stors().sealing().cloned()) {
+            (Some(list), sealing) => {
                 let list = list.clone();
                 blocking(move || Ok(listed_before(&list, sealing.as_ref(), &lost))).await?
             }
             _ => Default::default(),
         };
-        let (replaced, others) = replaced;
-        packs.extend(others.iter().copied());
+        let (replaced, last_packs) = last;
+        packs.extend(last_packs.iter().copied());
         as_sent_before(&mut entries, &files, &unsent, &replaced);
-        let tables = base.index().header().packs.iter().copied().chain(others);
-        let packs = packs.of_entries(&entries, tables);
-        let (ancestors, sealing) = (ancestors(&base, moved), self.sealing(&base));
-        Ok(Sent { entries, packs, ancestors, sealing, files: count, waiting, new_objects, new_bytes })
+        let old = base.index().header();
+        let mut header =
+            Header { start: old.start.clone(), ancestors: ancestors(&base, moved), ..Header::default() };
+        // The tables of files that were sent earlier name packs that the last list names.
+        let in_tables = old.packs.iter().copied().chain(last_packs).chain(in_tables);
+        pack::name_packs(&mut header, &entries, &packs, in_tables);
+        let sealing = self.sealing(&base);
+        Ok(Sent { entries, header, sealing, files: count, waiting, new_objects, new_bytes })
     }
 }
 
@@ -314,6 +318,15 @@ fn as_sent_before(
     entries.retain(|entry| !gone.contains(entry.link.as_ref().unwrap_or(&entry.path)));
 }
 
+/// A file whose content is in the stor.
+struct Stored {
+    position: usize,
+    ino: Ino,
+    entry: Entry,
+    /// `None`: it is empty.
+    content: Option<Content>,
+}
+
 impl Inner {
     /// Opens a file to be read, unless somebody is writing to it. Whoever opens it for writing from now on is noticed.
     fn open_to_push(&self, ino: Ino, idle: Duration) -> io::Result<Option<File>> {
@@ -333,16 +346,14 @@ impl Inner {
     /// began to write to it meanwhile, since what was read may be a part of that.
     fn settle(
         &self,
-        stored: Vec<(usize, Ino, Entry)>,
+        stored: Vec<Stored>,
         destination: &Destination,
         idle: Duration,
         log: &TransactionLog,
     ) -> Vec<(usize, Option<Entry>)> {
         let mut sent = Vec::new();
-        let settled = stored.into_iter().map(|(position, ino, entry)| {
-            let Some(content) = Packs::default().content(entry.content, entry.size) else {
-                return (position, Some(entry));
-            };
+        let settled = stored.into_iter().map(|Stored { position, ino, entry, content }| {
+            let Some(content) = content else { return (position, Some(entry)) };
             let mut tree = self.tree();
             if !self.sending.end(ino) {
                 // One that is open and was left alone for long is listed, and looked at again the next time.

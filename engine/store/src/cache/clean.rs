@@ -19,11 +19,10 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat, flock, fstat, open
 
 use super::age::{Seconds, seconds};
 use super::disk::name;
-use super::scan::{Listed, scan};
+use super::scan::{Listed, Named, scan};
 use super::sole::is_sole_user;
 use super::usage::{Limits, Space, blocks};
 use super::{Cache, FileKey, VerifiedFile, lock};
-use crate::ContentId;
 
 /// Whether anything is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +68,8 @@ pub struct Inventory {
 }
 
 /// What became of a file that was to go.
-enum Fate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
     Evicted(u64),
     Busy(u64),
     Gone,
@@ -81,7 +81,7 @@ struct Candidate {
     read: Seconds,
     bytes: u64,
     size: u64,
-    id: ContentId,
+    named: Named,
 }
 
 /// One pass over the directory.
@@ -92,7 +92,7 @@ pub(super) struct Pass<'a> {
     pub(super) bytes: u64,
     pub(super) mode: CleanMode,
     /// Found to be in use by an earlier pass.
-    pub(super) busy: &'a mut HashSet<ContentId>,
+    pub(super) busy: &'a mut HashSet<Named>,
 }
 
 impl Cache {
@@ -146,10 +146,10 @@ impl Cache {
         let before = self.usage.before_scan();
         let mut found = Inventory::default();
         let mut oldest = Seconds::MAX;
-        scan(self.disk.root(), |Listed { id, stat }| {
+        scan(self.disk.root(), |Listed { named, stat }| {
             found.files += 1;
             found.bytes += blocks(&stat);
-            oldest = oldest.min(self.last_read(&id, &stat));
+            oldest = oldest.min(self.last_read(&named, &stat));
         })?;
         self.usage.correct(before, found.bytes);
         found.writing = self.usage.claimed();
@@ -176,18 +176,19 @@ impl Cache {
         let mut held = 0_u64;
         let size = self.usage.limits().size.unwrap_or(u64::MAX);
         let (busy, mode) = (pass.busy, pass.mode);
-        scan(self.disk.root(), |Listed { id, stat }| {
+        scan(self.disk.root(), |Listed { named, stat }| {
             let bytes = blocks(&stat);
             cleaned.files += 1;
             cleaned.bytes += bytes;
-            if busy.contains(&id) {
+            if busy.contains(&named) {
                 return;
             }
             // One that leaves no room for any other is not worth all of them.
-            let read = if bytes > size { 0 } else { self.last_read(&id, &stat) };
-            let candidate = Candidate { read, bytes, size: u64::try_from(stat.st_size).unwrap_or(0), id };
+            let read = if bytes > size { 0 } else { self.last_read(&named, &stat) };
+            let size_of_file = u64::try_from(stat.st_size).unwrap_or(0);
+            let candidate = Candidate { read, bytes, size: size_of_file, named };
             if pass.older_than.is_some_and(|moment| read < moment) {
-                cleaned.count(self.evict(&candidate, mode), id, busy);
+                cleaned.count(self.evict(&candidate, mode), candidate.named, busy);
             } else if pass.bytes > 0 {
                 held += bytes;
                 heap.push(candidate);
@@ -201,7 +202,7 @@ impl Cache {
             if cleaned.evicted_bytes >= pass.bytes {
                 break;
             }
-            cleaned.count(self.evict(&candidate, mode), candidate.id, busy);
+            cleaned.count(self.evict(&candidate, mode), candidate.named, busy);
         }
         if mode == CleanMode::Remove {
             self.counters.evicted_files.add(cleaned.evicted_files);
@@ -210,8 +211,12 @@ impl Cache {
     }
 
     /// When a file of the directory was read last, as far as this process knows.
-    fn last_read(&self, id: &ContentId, stat: &Stat) -> Seconds {
+    fn last_read(&self, named: &Named, stat: &Stat) -> Seconds {
         let noted = Seconds::try_from(stat.st_mtime.max(0)).unwrap_or(Seconds::MAX);
+        let id = match named {
+            Named::Content(id) => id,
+            Named::Pack(key) => return self.packs.last_read(key).map_or(noted, |open| open.max(noted)),
+        };
         let key = FileKey { id: *id, size: u64::try_from(stat.st_size).unwrap_or(0) };
         let open = lock(&self.files).open.peek(&key).map(|file| file.last_read().at());
         open.map_or(noted, |open| open.max(noted))
@@ -219,8 +224,12 @@ impl Cache {
 
     /// Takes the name of a file away, if nobody uses it.
     fn evict(&self, candidate: &Candidate, mode: CleanMode) -> Fate {
-        let key = FileKey { id: candidate.id, size: candidate.size };
-        let name = name(&candidate.id);
+        let id = match &candidate.named {
+            Named::Content(id) => id,
+            Named::Pack(key) => return self.packs.evict(key, candidate.bytes, mode),
+        };
+        let key = FileKey { id: *id, size: candidate.size };
+        let name = name(id);
         // It is either open here and not used, or it is opened now: then another who has it open is seen.
         let file = {
             let mut files = lock(&self.files);
@@ -258,13 +267,11 @@ impl Cache {
         if mode == CleanMode::DryRun {
             return Fate::Evicted(candidate.bytes);
         }
-        if !self.disk.leads_to(&candidate.id, &file)
-            || unlinkat(self.disk.root(), &name, AtFlags::empty()).is_err()
-        {
+        if !self.disk.leads_to(id, &file) || unlinkat(self.disk.root(), &name, AtFlags::empty()).is_err() {
             return Fate::Gone;
         }
         let bytes = fstat(&file).map_or(candidate.bytes, |stat| blocks(&stat));
-        self.disk.forget(&candidate.id);
+        self.disk.forget(id);
         self.usage.subtract(bytes);
         Fate::Evicted(bytes)
     }
@@ -306,14 +313,14 @@ impl VerifiedFile {
 }
 
 impl Cleaned {
-    fn count(&mut self, fate: Fate, id: ContentId, busy: &mut HashSet<ContentId>) {
+    fn count(&mut self, fate: Fate, named: Named, busy: &mut HashSet<Named>) {
         match fate {
             Fate::Evicted(bytes) => {
                 self.evicted_files += 1;
                 self.evicted_bytes += bytes;
             }
             Fate::Busy(bytes) => {
-                busy.insert(id);
+                busy.insert(named);
                 self.busy_files += 1;
                 self.busy_bytes += bytes;
             }

@@ -260,7 +260,7 @@ impl Disk {
     }
 
     /// The directory itself.
-    pub(super) fn root(&self) -> &OwnedFd {
+    pub(super) fn root(&self) -> &Arc<OwnedFd> {
         &self.root
     }
 
@@ -542,7 +542,7 @@ pub(super) fn name(id: &ContentId) -> String {
 }
 
 /// Whether nobody else can have a hand in a file.
-fn is_ours(stat: &Stat) -> bool {
+pub(super) fn is_ours(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_uid == geteuid().as_raw() && stat.st_nlink == 1
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::DecodeError;
+use crate::table::TableError;
 use crate::{ContentId, Fault, Key, StoreError};
 
 /// A failed fetch: every reader that waited for it gets this one. Cheap to clone.
@@ -29,6 +30,8 @@ pub(super) enum Reason {
     Flist(ContentId),
     /// The chunks leave gaps, or overlap.
     Gap,
+    /// Its chunk table is not one.
+    Table(TableError),
     /// Neither the cache directory nor memory can hold it.
     NoRoom,
     /// The local disk failed.
@@ -82,7 +85,12 @@ impl FetchError {
             Reason::Local(error) => {
                 matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Reason::Stors(_) | Reason::Queue(_) | Reason::Flist(_) | Reason::Gap | Reason::Aborted => false,
+            Reason::Stors(_)
+            | Reason::Queue(_)
+            | Reason::Flist(_)
+            | Reason::Gap
+            | Reason::Table(_)
+            | Reason::Aborted => false,
         }
     }
 }
@@ -101,6 +109,7 @@ impl fmt::Display for FetchError {
             }
             Reason::Flist(found) => write!(f, "its chunks make up {found}: the flist contradicts itself"),
             Reason::Gap => f.write_str("its chunks do not cover it: the flist is damaged"),
+            Reason::Table(error) => write!(f, "{error}: the flist is damaged, or of a newer version"),
             Reason::NoRoom => f.write_str(
                 "the cache directory cannot be written (see the warning before) or may not grow, and it does not fit in the memory set aside for that",
             ),

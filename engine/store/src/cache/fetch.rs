@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use tempfile::SpooledTempFile;
@@ -20,6 +21,7 @@ use super::Cache;
 use super::error::{FetchError, Reason, SourceError};
 use super::input::Input;
 use super::lane::Lane;
+use super::packs::Wish;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
 use super::room::Need;
 use super::sparse::SparseWriter;
@@ -46,6 +48,24 @@ pub(super) struct Fetch {
     pub(super) index: usize,
     pub(super) sources: Arc<Mirror>,
     pub(super) need: Need,
+    pub(super) way: Way,
+}
+
+/// What is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// What is kept of packs, then the stors.
+    ByPack,
+    /// The stors: what is kept of the pack was of no help, and the reader waits since then.
+    ByItself(Instant),
+}
+
+/// The plain bytes of a chunk, still to be had.
+enum Material {
+    /// As a stor sends them.
+    Body(Input, Option<u64>),
+    /// As they are stored in a pack.
+    Stored(Vec<u8>),
 }
 
 /// Where a chunk goes.
@@ -81,9 +101,21 @@ impl Fetch {
     }
 
     async fn run(self) -> Result<Arrived, FetchError> {
-        let ended = self.chunk_from_any().await.map_err(|reason| self.error(reason));
-        if self.partial.settle(self.index, &ended) == Progress::Complete {
-            self.cache.publication(&self.partial);
+        let (from_pack, began) = match self.way {
+            Way::ByPack => {
+                let began = Instant::now();
+                (self.chunk_from_pack().await, began)
+            }
+            Way::ByItself(began) => (None, began),
+        };
+        let ended = match from_pack {
+            Some(arrived) => Ok(arrived),
+            None => self.chunk_from_any(began).await.map_err(|reason| self.error(reason)),
+        };
+        match self.partial.settle(self.index, &ended) {
+            Progress::Complete => drop(self.cache.publication(&self.partial)),
+            Progress::MostlyThere => self.fetch_rest(),
+            Progress::Incomplete => {}
         }
         ended
     }
@@ -96,10 +128,56 @@ impl Fetch {
         &self.partial.content().chunks[self.index]
     }
 
-    async fn chunk_from_any(&self) -> Result<Arrived, Reason> {
+    /// Fetches, one after another, what is missing in a file of which most is there.
+    fn fetch_rest(&self) {
+        let Self { cache, partial, sources, .. } = self;
+        let (cache, partial, sources) = (cache.clone(), partial.clone(), sources.clone());
+        tokio::spawn(async move {
+            let file = cache.file(partial.content(), &sources);
+            for index in 0..partial.content().chunks.len() {
+                let need = Need::IfThereIsRoom;
+                if cache.is_tight(partial.content().size)
+                    || file.want(&partial, index, need, Way::ByPack).arrived().await.is_err()
+                {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// The chunk, if what is kept of its pack has it, or will. A file that is one chunk brings its neighbours with it.
+    async fn chunk_from_pack(&self) -> Option<Arrived> {
+        let chunk = self.chunk();
+        let wish = if self.partial.content().chunks.len() == 1 { Wish::Fetch } else { Wish::Look };
+        let pack = self.cache.pack_of(chunk)?;
+        for _ in 0..2 {
+            let (stored, _) = self.cache.stored(&pack, chunk, &self.sources, wish).await?;
+            let claim = self.cache.claim(chunk.length(), self.need).await?;
+            match self.keep(Material::Stored(stored), Target::File(claim)).await {
+                Ok(arrived) => return Some(arrived),
+                Err(DecodeError::Write(error)) => {
+                    self.cache.disk.failed(&error);
+                    return None;
+                }
+                Err(error) => self.cache.reject(&pack, chunk, &self.sources, &error)?,
+            }
+        }
+        None
+    }
+
+    async fn keep(&self, material: Material, target: Target) -> Result<Arrived, DecodeError> {
+        let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
+        let sources = self.sources.clone();
+        let kept =
+            tokio::task::spawn_blocking(move || keep(&cache, &partial, index, &sources, material, target));
+        kept.await.unwrap_or_else(|panic| {
+            Err(DecodeError::Damaged { codec: "chunk", source: io::Error::other(panic) })
+        })
+    }
+
+    async fn chunk_from_any(&self, entered: Instant) -> Result<Arrived, Reason> {
         let deadline = self.cache.options.deadline;
         let lane = self.cache.lanes.of(&self.sources);
-        let entered = Instant::now();
         let mut reach: Option<Reach> = None;
         let mut failures: Vec<(Arc<dyn Store>, SourceError)> = Vec::new();
         let mut pause = PAUSE_MIN;
@@ -241,32 +319,30 @@ impl Fetch {
         }
 
         let length = body.length;
+        // What is a part of a pack is short enough to be decoded at once.
+        let at_once = if chunk.part.is_some() { limit + 1 } else { HEAD as u64 };
         let mut arriving =
             Arriving { fetch: self, stor, patience, lane, reach, stream: body.stream, length, received: 0 };
         let mut head = Vec::new();
         let mut rest = true;
-        while rest && arriving.received < HEAD as u64 {
+        while rest && arriving.received < at_once {
             match arriving.next().await? {
                 Some(piece) => head.push(piece),
                 None => rest = false,
             }
         }
         let (sender, tail) = rest.then(|| mpsc::channel(PIECES)).unzip();
-        let decoding = {
-            let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
-            let sources = self.sources.clone();
-            let input = Input::new(head, tail);
-            tokio::task::spawn_blocking(move || {
-                keep(&cache, &partial, index, &sources, input, length, target)
-            })
+        let material = match chunk.part {
+            Some(_) if !rest => Material::Stored(head.concat()),
+            _ => Material::Body(Input::new(head, tail), length),
         };
-        let arrived = match sender {
-            Some(sender) => arriving.pass_on(sender).await,
-            None => Ok(()),
+        let passing_on = async {
+            match sender {
+                Some(sender) => arriving.pass_on(sender).await,
+                None => Ok(()),
+            }
         };
-        let kept = decoding.await.unwrap_or_else(|panic| {
-            Err(DecodeError::Damaged { codec: "chunk", source: io::Error::other(panic) })
-        });
+        let (kept, arrived) = join(self.keep(material, target), passing_on).await;
         // If the body did not arrive, what the decoder made of its beginning is not the point.
         arrived?;
         kept.map_err(|error| match error {
@@ -364,8 +440,7 @@ fn keep(
     partial: &Partial,
     index: usize,
     sources: &Mirror,
-    input: Input,
-    length: Option<u64>,
+    material: Material,
     target: Target,
 ) -> Result<Arrived, DecodeError> {
     let content = partial.content();
@@ -374,7 +449,7 @@ fn keep(
         Target::File(claim) => {
             let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
-            let decoded = decode(chunk, sources, input, length, cache.disk.spool(), &mut writer)?;
+            let decoded = decode(chunk, sources, material, || cache.disk.spool(), &mut writer)?;
             file.take(claim);
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
@@ -384,7 +459,7 @@ fn keep(
         }
         Target::Memory(room) => {
             let mut bytes = Vec::with_capacity(usize::try_from(chunk.length()).unwrap_or(0));
-            decode(chunk, sources, input, length, SpooledTempFile::new(usize::MAX), &mut bytes)?;
+            decode(chunk, sources, material, || SpooledTempFile::new(usize::MAX), &mut bytes)?;
             Arrived::InMemory(cache.memory.keep(bytes, room))
         }
     };
@@ -395,15 +470,26 @@ fn keep(
 fn decode(
     chunk: &Chunk,
     sources: &Mirror,
-    input: Input,
-    length: Option<u64>,
-    spool: SpooledTempFile,
+    material: Material,
+    spool: impl FnOnce() -> SpooledTempFile,
     sink: &mut impl Sink,
 ) -> Result<Decoded, DecodeError> {
+    let (input, length) = match (material, chunk.check) {
+        (Material::Body(input, length), _) => (input, length),
+        (Material::Stored(stored), Check::Sha256(digest)) => {
+            let plain = codec::decode_whole(digest, chunk.length(), sources.secret(), &stored)?;
+            sink.write_all(&plain).map_err(DecodeError::Write)?;
+            return Ok(Decoded { stored: stored.len() as u64, plain: ContentId::Sha256(digest) });
+        }
+        (Material::Stored(stored), Check::V1(_)) => {
+            let length = Some(stored.len() as u64);
+            (Input::new(vec![stored.into()], None), length)
+        }
+    };
     match chunk.check {
         Check::V1(hash) => match sources.v1_keys().key_of(&hash)? {
             Some(key) => decode_v1_sealed(hash, chunk.length(), &key, input, sink),
-            None => codec::decode_v1(hash, chunk.length(), input, length, spool, sink),
+            None => codec::decode_v1(hash, chunk.length(), input, length, spool(), sink),
         },
         Check::Sha256(digest) => codec::decode_chunk(digest, chunk.length(), sources.secret(), input, sink),
     }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::ready;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use super::disk::Found;
 use super::error::{FetchError, Reason};
-use super::fetch::Fetch;
+use super::fetch::{Fetch, Way};
+use super::packs::{Wish, small};
 use super::partial::{Accept, Arrived, Partial, Want};
 use super::room::Need;
 use super::verified::VerifiedFile;
+use super::window::Waited;
 use super::{Cache, Place, lock};
-use crate::{Content, Mirror};
+use crate::{Content, Mirror, table};
 
 /// How many chunks of a file are fetched at once when all of it is wanted: some leave room for other readers.
 const AHEAD: usize = 8;
@@ -41,6 +44,59 @@ impl CachedFile {
         if part.is_empty() {
             return Ok(Bytes::new());
         }
+        let began = Instant::now();
+        match self.read_packed(&part).await {
+            Some(bytes) => Ok(bytes),
+            None if small(&self.content).is_some() => self.read_kept(part, Way::ByItself(began)).await,
+            None => self.resolved().await?.read_kept(part, Way::ByPack).await,
+        }
+    }
+
+    /// A part of a small file, which is read from its pack.
+    async fn read_packed(&self, part: &Range<u64>) -> Option<Bytes> {
+        let chunk = small(&self.content)?;
+        let Self { cache, content, sources } = self;
+        let pack = cache.pack_of(chunk)?;
+        let is_there = pack.has(&chunk.part.as_ref()?.range);
+        // Somebody may have needed it as a file.
+        if lock(&cache.files).get(content).is_some()
+            || !is_there && !matches!(cache.disk.find(&content.id, content.size), Found::Absent)
+        {
+            return None;
+        }
+        let (plain, waited) = cache.packed(chunk, sources, Wish::Fetch).await?;
+        match waited {
+            Waited::Yes => cache.counters.misses.add(1),
+            Waited::No => cache.counters.hits.add(1),
+        }
+        cache.counters.read_bytes.add(part.end - part.start);
+        let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+        Some(Bytes::from(plain).slice(index(part.start)..index(part.end)))
+    }
+
+    /// The same, with its chunks known if it takes that to read it: they may have to be fetched.
+    async fn resolved(&self) -> Result<Self, FetchError> {
+        let content = &self.content;
+        let Some(table) = content.table.as_ref().filter(|_| content.chunks.is_empty()) else {
+            return Ok(self.clone());
+        };
+        let with = |chunks| Self { content: Content { chunks, ..content.clone() }, ..self.clone() };
+        let key = (table.id, content.size);
+        if let Some(chunks) = lock(&self.cache.tables).get(&key) {
+            return Ok(with(chunks.clone()));
+        }
+        if self.complete().is_some() {
+            return Ok(self.clone());
+        }
+        let length = usize::try_from(table.size).unwrap_or(usize::MAX);
+        let bytes = Box::pin(self.cache.file(table, &self.sources).read(0, length)).await?;
+        let chunks = table::read(&bytes, content.size)
+            .map_err(|error| FetchError::new(content.id, Reason::Table(error)))?;
+        lock(&self.cache.tables).put(key, chunks.clone());
+        Ok(with(chunks))
+    }
+
+    async fn read_kept(&self, part: Range<u64>, way: Way) -> Result<Bytes, FetchError> {
         loop {
             match self.cache.locate(&self.content) {
                 Place::Open(file) => {
@@ -59,7 +115,10 @@ impl CachedFile {
                 Place::Partial(partial) => {
                     if let Some(doubt) = partial.doubt() {
                         doubt.await;
-                    } else if let Some(bytes) = self.read_partial(&partial, &part).await? {
+                    } else if self.content.chunks.is_empty() {
+                        // It was there a moment ago.
+                        return Box::pin(self.read(part.start, length(&part))).await;
+                    } else if let Some(bytes) = self.read_partial(&partial, &part, way).await? {
                         return Ok(bytes);
                     }
                 }
@@ -99,7 +158,8 @@ impl CachedFile {
             if let Some(file) = self.complete() {
                 return Ok(file);
             }
-            let Place::Partial(partial) = self.cache.locate(&self.content) else {
+            let this = self.resolved().await?;
+            let Place::Partial(partial) = this.cache.locate(&this.content) else {
                 continue;
             };
             if let Some(doubt) = partial.doubt() {
@@ -108,7 +168,7 @@ impl CachedFile {
             }
             let everything = partial.chunks(&(0..self.content.size));
             stream::iter(everything)
-                .map(|index| self.arrive_in_file(&partial, index))
+                .map(|index| this.arrive_in_file(&partial, index))
                 .buffered(AHEAD)
                 .try_for_each(|()| ready(Ok(())))
                 .await?;
@@ -120,7 +180,8 @@ impl CachedFile {
     /// Waits for a chunk in the file. A fetch for one who can read through may have been under way already: then it takes another.
     async fn arrive_in_file(&self, partial: &Arc<Partial>, index: usize) -> Result<(), FetchError> {
         for _ in 0..2 {
-            if let Arrived::InFile = self.want(partial, index, Need::AtAnyRate).arrived().await? {
+            if let Arrived::InFile = self.want(partial, index, Need::AtAnyRate, Way::ByPack).arrived().await?
+            {
                 return Ok(());
             }
         }
@@ -131,12 +192,19 @@ impl CachedFile {
         &self,
         partial: &Arc<Partial>,
         part: &Range<u64>,
+        way: Way,
     ) -> Result<Option<Bytes>, FetchError> {
         partial.touch(self.cache.options.clock.now());
         // All are asked for before the first is waited for.
         let chunks = partial.chunks(part);
         let wanted: Vec<_> =
-            chunks.clone().map(|index| self.want(partial, index, Need::IfThereIsRoom)).collect();
+            chunks.clone().map(|index| self.want(partial, index, Need::IfThereIsRoom, way)).collect();
+        // What may have to be kept in memory is for those who wait.
+        if self.cache.disk.is_writable() && !self.cache.is_tight(self.content.size) {
+            for index in partial.ahead(part) {
+                drop(self.want(partial, index, Need::IfThereIsRoom, way));
+            }
+        }
         let counters = &self.cache.counters;
         let waits = wanted.iter().any(|want| matches!(want, Want::Pending(_)));
         if waits {
@@ -170,9 +238,10 @@ impl CachedFile {
         }
     }
 
-    fn want(&self, partial: &Arc<Partial>, index: usize, need: Need) -> Want {
+    pub(super) fn want(&self, partial: &Arc<Partial>, index: usize, need: Need, way: Way) -> Want {
         let fetch = || Fetch {
             need,
+            way,
             cache: self.cache.clone(),
             partial: partial.clone(),
             index,
@@ -195,7 +264,7 @@ impl fmt::Debug for CachedFile {
 }
 
 impl Want {
-    async fn arrived(self) -> Result<Arrived, FetchError> {
+    pub(super) async fn arrived(self) -> Result<Arrived, FetchError> {
         match self {
             Self::Ready(arrived) => Ok(arrived),
             Self::Pending(task) => task.await,
@@ -203,7 +272,12 @@ impl Want {
     }
 }
 
+/// How long a part is.
+fn length(part: &Range<u64>) -> usize {
+    usize::try_from(part.end - part.start).unwrap_or(usize::MAX)
+}
+
 /// An empty buffer with room for a part of a file.
 fn buffer(part: &Range<u64>) -> Vec<u8> {
-    Vec::with_capacity(usize::try_from(part.end - part.start).unwrap_or(0))
+    Vec::with_capacity(length(part))
 }

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::packs::{Pack, small};
 use super::{Cache, CachedFile, FileKey, lock};
 
 /// Content that is not evicted while this lives: somebody has it open, and reads it through the cache.
 pub struct Held {
     cache: Arc<Cache>,
     key: FileKey,
+    /// That of a small file: one that is in use stays.
+    _pack: Option<Arc<Pack>>,
 }
 
 impl CachedFile {
@@ -16,7 +19,8 @@ impl CachedFile {
     pub fn hold(&self) -> Held {
         let key = FileKey::of(&self.content);
         *lock(&self.cache.files).held.entry(key).or_default() += 1;
-        Held { cache: self.cache.clone(), key }
+        let pack = small(&self.content).and_then(|chunk| self.cache.pack_of(chunk));
+        Held { cache: self.cache.clone(), key, _pack: pack }
     }
 }
 

@@ -4,6 +4,7 @@ mod cleaning;
 mod directory;
 mod faults;
 mod lending;
+mod packed;
 mod reading;
 mod speed;
 

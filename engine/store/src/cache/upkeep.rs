@@ -70,6 +70,7 @@ impl Cache {
     /// Closes what nobody has read for a while, so that other processes can see that it is not in use.
     pub(super) fn close_idle(&self) {
         let idle_since = self.options.clock.now().saturating_sub(seconds(IDLE));
+        self.packs.close_idle(idle_since, BEHIND);
         let is_unread = |file: &VerifiedFile| file.last_read().at() < idle_since;
         // The ones that were not read for the longest time are at the end.
         let files = lock(&self.files);
@@ -92,6 +93,7 @@ impl Cache {
 
     /// Writes down when the files that are open were read.
     pub(super) fn note_reads(&self, tolerance: Duration) {
+        self.packs.note_reads(tolerance);
         let due = |(_, file): &(&FileKey, &Arc<VerifiedFile>)| file.last_read().unnoted(tolerance).is_some();
         let due: Vec<_> = lock(&self.files).open.iter().filter(due).map(|(key, _)| *key).collect();
         for key in due {

@@ -1,7 +1,7 @@
 //! Plain to stored.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 
 use brotli::CompressorReader;
 use md5::{Digest, Md5};
@@ -11,13 +11,13 @@ use super::{BROTLI, BUFFER, Compression, ENCRYPTED, RAW, ZSTD};
 use crate::crypt::{Sealer, Secret};
 
 /// The window of brotli, as a power of two: the default of its command.
-const BROTLI_WINDOW_LOG: u32 = 22;
+pub(super) const BROTLI_WINDOW_LOG: u32 = 22;
 
 /// How often a file that changes is read again to be encrypted: its key is that of its content.
 const ATTEMPTS: u32 = 3;
 
 /// The highest level of zstd whose window is not larger than [`super::ZSTD_WINDOW_LOG`].
-const ZSTD_LEVEL_MAX: i32 = 19;
+pub(super) const ZSTD_LEVEL_MAX: i32 = 19;
 
 /// A stored chunk that was written to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,22 +41,6 @@ pub struct EncodedV1 {
     pub size: u64,
     /// Stored length in bytes.
     pub stored: u64,
-}
-
-/// Makes a stored chunk of `plain`, encrypted if there is a secret to do it with.
-pub fn encode(plain: &[u8], how: Compression, secret: Option<&Secret>) -> Vec<u8> {
-    let key = secret.map(|secret| secret.of_chunk(&Sha256::digest(plain).into()));
-    let pass = |how| {
-        let mut stored = Vec::new();
-        let length = Some(plain.len() as u64);
-        write_chunk(Cursor::new(plain), &mut stored, how, length, key.as_deref())
-            .map(|encoded| (encoded, stored))
-    };
-    match pass(how) {
-        Ok((encoded, stored)) if pays(&encoded) => stored,
-        // A compressor that gives up is no reason to fail.
-        Ok(_) | Err(_) => pass(Compression::None).expect("memory neither fails nor is full").1,
-    }
 }
 
 /// Makes a stored chunk of all of `plain`, in bounded memory, encrypted if there is a secret to do it with; `stored` is
@@ -100,7 +84,11 @@ fn encode_with(
         write_chunk(&mut *plain, &mut *stored, how, None, key)
     };
     let encoded = pass(how)?;
-    if how == Compression::None || pays(&encoded) { Ok(encoded) } else { pass(Compression::None) }
+    if how == Compression::None || pays(encoded.stored, encoded.size) {
+        Ok(encoded)
+    } else {
+        pass(Compression::None)
+    }
 }
 
 /// Makes a v1 body of `plain`: brotli, with this quality of 0 to 11.
@@ -115,8 +103,8 @@ pub fn encode_v1(plain: impl Read, mut stored: impl Write, quality: u32) -> io::
 }
 
 /// Whether reading less is worth the work of decoding: at least one byte in 32 is saved.
-fn pays(encoded: &Encoded) -> bool {
-    encoded.stored < encoded.size - encoded.size / 32
+pub(super) fn pays(stored: u64, size: u64) -> bool {
+    stored < size - size / 32
 }
 
 fn write_chunk(
@@ -177,7 +165,9 @@ impl<R: Read, D: Digest> Read for Metered<R, D> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DecodeError, decode_chunk};
+    use std::io::Cursor;
+
+    use super::super::{DecodeError, decode_chunk, encode};
     use super::*;
 
     const ALL: [Compression; 4] =

@@ -62,7 +62,7 @@ async fn a_reboot_verifies_once() {
     let content = fetched(&bench).await;
     bench.restart(after_reboot());
     assert!(bench.file(&content).complete().is_none(), "nothing is trusted before it was hashed");
-    assert!(!bench.cache.contains(&content.id, content.size));
+    assert!(!bench.cache.contains(&content));
     reads_well(&bench, &content, 1).await;
     assert_eq!(bench.cache.stats().reverified, 1);
     bench.restart(after_reboot());

@@ -145,7 +145,7 @@ async fn wrong_bytes_everywhere_are_an_error_and_leave_nothing() {
         let error = bench.file(&content).read(0, 1000).await.expect_err(why).to_string();
         assert!(error.contains("stor0") && error.contains("stor1"), "{error}");
         assert_eq!(bench.cache.stats().verification_failures, 2, "{why}");
-        assert!(bench.names().is_empty() && !bench.cache.contains(&content.id, content.size), "{why}");
+        assert!(bench.names().is_empty() && !bench.cache.contains(&content), "{why}");
 
         bench.stors[1].give(&content.chunks[0].key, &stored);
         assert_eq!(bench.file(&content).read(4, 5).await.expect("recovered"), "right", "{why}");

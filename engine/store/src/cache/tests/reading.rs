@@ -314,13 +314,13 @@ async fn peeking_and_removing() {
     let (content, stored) = object(b"here today");
     let key = &content.chunks[0].key;
     bench.stor().give(key, &stored);
-    assert!(!bench.cache.contains(&content.id, content.size));
+    assert!(!bench.cache.contains(&content));
     let held = bench.file(&content).fetch_all().await.expect("fetched");
-    assert!(bench.cache.contains(&content.id, content.size));
-    assert!(!bench.cache.contains(&content.id, content.size + 1));
+    assert!(bench.cache.contains(&content));
+    assert!(!bench.cache.contains(&Content { size: content.size + 1, ..content.clone() }));
 
     bench.cache.remove(&content.id, content.size).expect("removable");
-    assert!(!bench.cache.contains(&content.id, content.size));
+    assert!(!bench.cache.contains(&content));
     assert_eq!(held.file().metadata().expect("stat").len(), 10);
     assert_eq!(bench.file(&content).read(0, 4).await.expect("fetched again"), "here");
     assert_eq!(bench.stor().asked(key), 2);

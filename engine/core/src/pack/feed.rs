@@ -1,0 +1,327 @@
+//! Files become stored chunks: read and compressed on all cores, told in order, in bounded memory.
+//!
+//! One thread goes through the files. It gives small ones to others, several at a time, and cuts large ones itself, whose chunks it gives
+//! to others. What these make of it is waited for in the order of the files. Whoever takes it gives back the memory by dropping it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use aysfs_flist::Content;
+use aysfs_store::codec::{self, Compression};
+use aysfs_store::crypt::Secret;
+use fastcdc::v2020::StreamCDC;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::error::UploadError;
+use super::known::{Id, Stock};
+use super::read::{MappedStores, Version, read_stable};
+use crate::abandoned::WhileWanted;
+
+/// A file up to this length is one chunk.
+const SMALL: u64 = 1 << 20;
+
+/// The chunks of others: the shortest, the usual, the longest.
+const CHUNK: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
+
+/// How many bytes are in flight, plain and stored.
+const BUDGET: u32 = 64 << 20;
+
+/// What one thread is given at a time: so many files, or bytes.
+const BATCH: (usize, u64) = (32, 256 << 10);
+
+/// A file to be packed.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Of its entry.
+    pub(crate) position: usize,
+    pub(crate) path: Vec<u8>,
+    /// As it was found; it may have changed since.
+    pub(crate) size: u64,
+}
+
+/// What happens next, in the order of the files, and within each in the order of its bytes.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// What was told of this file is void: it is read again.
+    Again,
+    /// The next chunk of the file.
+    Chunk(Chunk),
+    /// It was read, and the chunks since the last file are it.
+    Read { position: usize, sha256: Id, version: Version },
+    /// It was read, and is in the stor.
+    Known { position: usize, content: Content, version: Version },
+    /// It has become large since it was found.
+    Grown(Wanted),
+    /// It could not be read.
+    Unread { position: usize, error: UploadError },
+}
+
+/// A chunk of a file.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) id: Id,
+    /// Of the plain bytes.
+    pub(super) length: u64,
+    /// `None`: it was known already.
+    pub(super) stored: Option<Vec<u8>>,
+}
+
+/// Opens a file, named by the position of its entry and its path; `None`: it is no regular file any more.
+pub(super) type Open = dyn Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync;
+
+/// How files are read, and what is made of them.
+#[derive(Debug)]
+pub(super) struct Encoding {
+    pub(super) compression: Compression,
+    /// What chunks are encrypted with, if they are.
+    pub(super) secret: Option<Secret>,
+    pub(super) mapped_stores: MappedStores,
+    pub(super) stock: Stock,
+    /// Set when nobody waits for the chunks any more: reading fails then.
+    pub(super) abandoned: Arc<AtomicBool>,
+}
+
+impl Encoding {
+    pub(super) fn chunk(&self, plain: &[u8]) -> Chunk {
+        self.named_chunk(Sha256::digest(plain).into(), plain)
+    }
+
+    fn named_chunk(&self, id: Id, plain: &[u8]) -> Chunk {
+        let is_known = self.stock.chunk(&id).is_some();
+        let stored =
+            (!is_known).then(|| codec::encode_named(plain, &id, self.compression, self.secret.as_ref()));
+        Chunk { id, length: plain.len() as u64, stored }
+    }
+
+    /// Before a file is read.
+    fn begin(&self, file: &File) -> io::Result<()> {
+        if self.mapped_stores == MappedStores::Noticed {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+/// Steps, in order, as they become known.
+#[derive(Debug)]
+pub(super) struct Steps {
+    queue: mpsc::Receiver<Work>,
+    current: Option<(Making, OwnedSemaphorePermit)>,
+}
+
+/// Steps that are ready, or being made; and the memory that they take.
+type Work = (Making, OwnedSemaphorePermit);
+
+#[derive(Debug)]
+enum Making {
+    Ready(Step),
+    Others(JoinHandle<Vec<Step>>),
+}
+
+impl Steps {
+    /// Those of these files.
+    pub(super) fn of(files: Vec<Wanted>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (sender, queue) = mpsc::channel(cores * 2);
+        let budget = Arc::new(Semaphore::new(BUDGET as usize));
+        let runtime = Handle::current();
+        let mut feeder = Feeder { open, how, queue: sender, budget, runtime: runtime.clone() };
+        runtime.spawn_blocking(move || feeder.feed(files));
+        Self { queue, current: None }
+    }
+
+    /// The next ones, with the memory that they take; `None`: there are no more. To drop the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<(Vec<Step>, OwnedSemaphorePermit)> {
+        if self.current.is_none() {
+            self.current = Some(self.queue.recv().await?);
+        }
+        let (making, _) = self.current.as_mut()?;
+        let steps = match making {
+            Making::Others(others) => Some(others.await.expect("reading does not panic")),
+            Making::Ready(_) => None,
+        };
+        let (making, permit) = self.current.take()?;
+        match (making, steps) {
+            (Making::Ready(step), _) => Some((vec![step], permit)),
+            (Making::Others(_), steps) => Some((steps.unwrap_or_default(), permit)),
+        }
+    }
+}
+
+/// The thread that goes through the files.
+struct Feeder {
+    open: Arc<Open>,
+    how: Arc<Encoding>,
+    queue: mpsc::Sender<Work>,
+    budget: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// Nobody takes steps any more.
+struct Gone;
+
+impl From<Gone> for io::Error {
+    fn from(_: Gone) -> Self {
+        Self::other("nobody waits for it any more")
+    }
+}
+
+impl Feeder {
+    fn feed(&mut self, files: Vec<Wanted>) {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let fed = files.into_iter().try_for_each(|file| {
+            if file.size > SMALL {
+                self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
+                return self.large(&file);
+            }
+            bytes += file.size;
+            batch.push(file);
+            if batch.len() < BATCH.0 && bytes < BATCH.1 {
+                return Ok(());
+            }
+            self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))
+        });
+        // Only if somebody is there to take it.
+        let _ = fed.and_then(|()| self.small(batch, bytes));
+    }
+
+    fn small(&mut self, files: Vec<Wanted>, bytes: u64) -> Result<(), Gone> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let (open, how) = (self.open.clone(), self.how.clone());
+        self.give(bytes, move || {
+            let mut steps = Vec::with_capacity(files.len() * 2);
+            for file in files {
+                read_small(file, &*open, &how, &mut steps);
+            }
+            steps
+        })
+    }
+
+    fn large(&mut self, file: &Wanted) -> Result<(), Gone> {
+        let Wanted { position, ref path, .. } = *file;
+        let shown = Path::new(OsStr::from_bytes(path));
+        let (open, how) = (self.open.clone(), self.how.clone());
+        let read = read_stable(
+            shown,
+            || open(position, path),
+            |file, size| {
+                how.begin(file)?;
+                if how.stock.has_file_of(size) {
+                    let mut hashed = Hashed::new(WhileWanted { inner: &*file, abandoned: &how.abandoned });
+                    io::copy(&mut hashed, &mut io::sink())?;
+                    let (length, id) = hashed.finish();
+                    if let Some(content) = how.stock.file(&id) {
+                        return Ok((length, (id, Some(content))));
+                    }
+                    io::Seek::rewind(file)?;
+                }
+                self.ready(Step::Again)?;
+                let mut hashed = Hashed::new(WhileWanted { inner: file, abandoned: &how.abandoned });
+                let (shortest, usual, longest) = CHUNK;
+                for chunk in StreamCDC::new(&mut hashed, shortest, usual, longest) {
+                    let plain = chunk?.data;
+                    let how = how.clone();
+                    self.give(plain.len() as u64, move || vec![Step::Chunk(how.chunk(&plain))])?;
+                }
+                let (length, id) = hashed.finish();
+                Ok((length, (id, None)))
+            },
+        );
+        self.ready(match read {
+            Ok(((sha256, None), version)) => Step::Read { position, sha256, version },
+            Ok(((_, Some(content)), version)) => Step::Known { position, content, version },
+            Err(error) => Step::Unread { position, error },
+        })
+    }
+
+    /// Has others make steps, of this many plain bytes.
+    fn give(&self, bytes: u64, make: impl FnOnce() -> Vec<Step> + Send + 'static) -> Result<(), Gone> {
+        // As much again once they are stored.
+        let permit = self.claim(bytes.saturating_mul(2))?;
+        let others = Making::Others(self.runtime.spawn_blocking(make));
+        self.queue.blocking_send((others, permit)).map_err(|_| Gone)
+    }
+
+    fn ready(&self, step: Step) -> Result<(), Gone> {
+        let permit = self.claim(0)?;
+        self.queue.blocking_send((Making::Ready(step), permit)).map_err(|_| Gone)
+    }
+
+    fn claim(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Gone> {
+        let bytes = u32::try_from(bytes).unwrap_or(BUDGET).min(BUDGET);
+        self.runtime.block_on(self.budget.clone().acquire_many_owned(bytes)).map_err(|_| Gone)
+    }
+}
+
+fn read_small(wanted: Wanted, open: &Open, how: &Encoding, steps: &mut Vec<Step>) {
+    let Wanted { position, ref path, .. } = wanted;
+    let shown = Path::new(OsStr::from_bytes(path));
+    let read = read_stable(
+        shown,
+        || open(position, path),
+        |file, size| {
+            let mut plain = Vec::new();
+            if size <= SMALL {
+                how.begin(file)?;
+                plain.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
+                // One byte more than there should be shows that the file has grown.
+                WhileWanted { inner: file, abandoned: &how.abandoned }
+                    .take(size + 1)
+                    .read_to_end(&mut plain)?;
+                return Ok((plain.len() as u64, Some(plain)));
+            }
+            Ok((size, None))
+        },
+    );
+    match read {
+        Ok((Some(plain), version)) => {
+            let sha256 = Sha256::digest(&plain).into();
+            if let Some(content) = how.stock.file(&sha256) {
+                steps.push(Step::Known { position, content, version });
+                return;
+            }
+            if !plain.is_empty() {
+                steps.push(Step::Chunk(how.named_chunk(sha256, &plain)));
+            }
+            steps.push(Step::Read { position, sha256, version });
+        }
+        Ok((None, _)) => steps.push(Step::Grown(wanted)),
+        Err(error) => steps.push(Step::Unread { position, error }),
+    }
+}
+
+/// A reader that counts and hashes what goes through it.
+struct Hashed<R> {
+    inner: R,
+    digest: Sha256,
+    length: u64,
+}
+
+impl<R> Hashed<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, digest: Sha256::new(), length: 0 }
+    }
+
+    fn finish(self) -> (u64, Id) {
+        (self.length, self.digest.finalize().into())
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..n]);
+        self.length += n as u64;
+        Ok(n)
+    }
+}

@@ -1,0 +1,121 @@
+//! Files as they are at one moment: each is read again until it does not change meanwhile.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use aysfs_flist::{Content, Entry};
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::error::UploadError;
+use super::scan;
+
+/// How often a file that changes while it is read is read again.
+pub(super) const ATTEMPTS: u32 = 3;
+
+/// What is stored to a file through a mapping while the file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MappedStores {
+    /// Is noticed: dirty pages are written back first, so that the next store to one moves the time of the file.
+    Noticed,
+    /// May be missed: a flush of the disk for each file would be too much.
+    Missed,
+}
+
+/// What a file was like when it was read.
+#[derive(Debug)]
+pub(super) struct Version {
+    meta: Metadata,
+    /// Where it is no hole; `None`: everywhere.
+    data: Option<Vec<Range<u64>>>,
+}
+
+impl Version {
+    /// Plain length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.meta.size()
+    }
+}
+
+/// What a file holds, as of the moment it was read.
+#[derive(Debug)]
+pub(crate) struct FileContent {
+    /// Where it is; `None`: it is empty.
+    pub(super) content: Option<Content>,
+    pub(super) version: Version,
+}
+
+impl FileContent {
+    /// Plain length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.version.size()
+    }
+
+    /// Notes in `entry` where the content is. If the file has changed since it was found, the entry follows it.
+    pub(crate) fn describe(self, entry: &mut Entry) {
+        entry.size = self.size();
+        (entry.mtime, entry.ctime) = scan::times(&self.version.meta);
+        entry.content = self.content;
+        entry.data = self.version.data;
+    }
+}
+
+/// Reads a file by `read`, which is given the file and its size and tells how much it has read, until the file did not change
+/// meanwhile. `path` is what messages call it.
+pub(super) fn read_stable<T>(
+    path: &Path,
+    open: impl Fn() -> io::Result<Option<File>>,
+    mut read: impl FnMut(&mut File, u64) -> io::Result<(u64, T)>,
+) -> Result<(T, Version), UploadError> {
+    for _ in 0..ATTEMPTS {
+        let failed = |source| UploadError::Read { path: path.to_owned(), source };
+        let Some(mut file) = open().map_err(failed)? else { break };
+        let before = file.metadata().map_err(failed)?;
+        if !before.is_file() {
+            break;
+        }
+        let (length, result) = read(&mut file, before.size()).map_err(failed)?;
+        let data = data_segments(&file, &before).map_err(failed)?;
+        let after = file.metadata().map_err(failed)?;
+        let version = |meta: &Metadata| (meta.size(), scan::times(meta));
+        if version(&before) == version(&after) && length == after.size() {
+            return Ok((result, Version { meta: after, data }));
+        }
+    }
+    Err(UploadError::Changing(path.to_owned()))
+}
+
+/// Where the data of a sparse file is; `None` if it has no hole.
+pub(crate) fn data_segments(file: &File, meta: &Metadata) -> io::Result<Option<Vec<Range<u64>>>> {
+    let size = meta.size();
+    if meta.blocks() * 512 >= size {
+        return Ok(None);
+    }
+    let mut segments = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        at = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+        if start < at {
+            segments.push(start..at);
+        }
+    }
+    let whole = matches!(&segments[..], [only] if *only == (0..size));
+    Ok((!whole).then_some(segments))
+}
+
+/// Opens the regular file at a path, which may lead to something else by now: never follows a link, never waits for a fifo.
+pub(super) fn open_path(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+        opened => opened.map(Some),
+    }
+}

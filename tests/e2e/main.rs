@@ -12,6 +12,7 @@ mod crash;
 mod diff;
 mod encryption;
 mod faults;
+mod garbage;
 mod legacy;
 mod lifecycle;
 mod overlay_crash;

@@ -472,21 +472,26 @@ mod tests {
     fn a_window_is_fetched_once_and_others_wait_for_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let pack = packs(directory.path()).open(&key(), LENGTH).expect("opened");
-        let Whereabouts::Missing(begun) = pack.find(&(1000..2000), Wish::Fetch) else { panic!("missing") };
-        assert!(begun.range.start == 1000 && begun.range.end > 2000);
-        let Whereabouts::Coming(_, until) = pack.find(&(1500..1600), Wish::Look) else {
-            panic!("on its way")
-        };
-        assert_eq!(until, 1600);
+        const START: u64 = 1 << 20;
+        let find = |start, end, wish| pack.find(&(START + start..START + end), wish);
+        let Whereabouts::Missing(begun) = find(1000, 2000, Wish::Fetch) else { panic!("missing") };
+        assert!(begun.range.start == START + 1000 - BEHIND && begun.range.end > START + 2000);
+        let Whereabouts::Coming(_, until) = find(1500, 1600, Wish::Look) else { panic!("on its way") };
+        assert_eq!(until, START + 1600);
         let end = begun.range.end;
         let Whereabouts::Coming(_, until) = pack.find(&(end - 1..end + 1), Wish::Look) else {
             panic!("begun")
         };
         assert_eq!(until, end, "the rest is asked for after that");
-        pack.write(1000, &[1; 5000]).expect("written");
+        pack.write(begun.range.start, &[1; 5000]).expect("written");
         pack.ended(&begun.range, 5000, None);
-        assert!(matches!(pack.find(&(5999..6000), Wish::Look), Whereabouts::Here { .. }));
-        assert!(matches!(pack.find(&(5999..6001), Wish::Look), Whereabouts::Absent));
+        let arrived = begun.range.start + 5000;
+        assert!(matches!(pack.find(&(arrived - 1..arrived), Wish::Look), Whereabouts::Here { .. }));
+        assert!(matches!(pack.find(&(arrived - 1..arrived + 1), Wish::Look), Whereabouts::Absent));
+        let Whereabouts::Missing(next) = pack.find(&(arrived + 10..arrived + 20), Wish::Fetch) else {
+            panic!("missing")
+        };
+        assert_eq!(next.range.start, arrived, "nothing is fetched twice");
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod pack;
 pub mod profile;
 pub mod push;
 mod rebase;
+mod record;
 mod trace;
 pub mod unpack;
 pub mod warm;
@@ -38,4 +39,5 @@ pub use overlay::{
     SendProgress, Upper, UpperError, Waiting,
 };
 pub use rebase::{Changes, RebaseError};
+pub use record::{Recorder, Recording};
 pub use trace::{FileData, Layer, Trace};

@@ -11,6 +11,7 @@ mod frontends;
 mod jobs;
 mod keys;
 mod log;
+mod memory;
 mod monitor;
 mod mount_points;
 mod mounts;
@@ -41,6 +42,7 @@ struct CommandFailed(u8);
 fn main() -> ExitCode {
     let cli = cli::parse();
     log::start(cli.log);
+    memory::give_back_large_buffers();
     raise_limit_of_open_files();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

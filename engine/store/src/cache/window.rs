@@ -63,8 +63,9 @@ impl Cache {
             if how == Waited::Yes {
                 waited = how;
             }
-            match codec::decode_whole(sha256, chunk.length(), sources.secret(), &stored) {
-                Ok(plain) => return Some((plain, waited)),
+            let mut plain = Vec::new();
+            match codec::decode_whole(sha256, chunk.length(), sources.secret(), &stored, &mut plain) {
+                Ok(()) => return Some((plain, waited)),
                 Err(error) => self.reject(&pack, chunk, sources, &error)?,
             }
         }

@@ -69,7 +69,7 @@ pub(super) enum Reply {
 /// How far a job is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// Entries found so far.
+    /// Entries found so far; of a job that fetches, the files that are dealt with.
     pub(crate) entries: u64,
     /// Bytes found so far.
     pub(crate) bytes_found: u64,

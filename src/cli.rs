@@ -81,6 +81,14 @@ pub(crate) enum Command {
     /// All or nothing: a flist that cannot be fetched, or is wrong, leaves what is mounted as it is. What is open stays what it is, local
     /// changes stay on top.
     Reload(ReloadArgs),
+    /// Brings content into the cache of a mount before anybody reads it.
+    ///
+    /// All of the flist, or what is at and below some paths. What is cached already is passed over, so a run that was cut short can be
+    /// repeated. Exit code 1 if something could not be fetched.
+    Warm(WarmArgs),
+    /// Finds out what an application reads when it starts.
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -321,6 +329,50 @@ pub(crate) struct ReloadArgs {
     /// Print the result as JSON, one line a mount.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Files and directories in the mount: absolute, or relative to the mount point [default: everything].
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Records which content is read from a mount, and in which order, for `aysfs pack --profile`.
+    ///
+    /// While COMMAND runs, and with its exit code; without one, until SIGINT or SIGTERM, or for so many seconds. What the kernel has in
+    /// memory of the mount is dropped at the beginning, so that everything is seen that is read meanwhile.
+    Record(ProfileRecordArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileRecordArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Profile to write; an existing file is replaced when all is done.
+    #[arg(short, long, value_name = "PROFILE")]
+    pub(crate) output: PathBuf,
+
+    /// Record for so long.
+    #[arg(long, value_name = "N", conflicts_with = "command")]
+    pub(crate) seconds: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Command to run, and its arguments, behind `--`.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_store::cache::Limits;
 use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
+use aysfs_vfs::{Frontend, Ino, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -106,6 +107,11 @@ impl Mounted {
             // What is not pushed yet stays where it is, and is pushed when it is mounted again.
             push.stop().await;
         }
+    }
+
+    /// Makes the kernel drop what it has in memory of these files. Blocks.
+    pub(crate) fn invalidate(&self, files: &[Ino]) -> io::Result<()> {
+        files.iter().try_for_each(|ino| self.mount.invalidate_inode(*ino))
     }
 
     /// Unmounts it, as [`Mount::unmount`] does.

@@ -32,6 +32,7 @@ pub mod pack;
 pub mod profile;
 pub mod push;
 mod rebase;
+mod record;
 pub mod repack;
 #[cfg(test)]
 mod testing;
@@ -46,4 +47,5 @@ pub use overlay::{
     SendProgress, Upper, UpperError, Waiting,
 };
 pub use rebase::{Changes, RebaseError};
+pub use record::{Recorder, Recording};
 pub use trace::{FileData, Layer, Trace};

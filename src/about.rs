@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use aysfs_engine::push::Pusher;
 use aysfs_engine::warm::Warming;
-use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError};
+use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError, Recorder};
 use aysfs_store::{Cache, Mirror};
+use aysfs_vfs::Ino;
 
 /// One mount.
 pub(crate) struct About {
@@ -48,6 +49,23 @@ impl Shows {
             Self::Base(base) => base.upgrade().map(|fs| fs.warming()),
             Self::Changes(changes) => changes.upgrade().map(|fs| fs.warming()),
         }
+    }
+
+    /// Where its reads are noted, if somebody wants to know them; `None` if it is not mounted any more.
+    pub(crate) fn recorder(&self) -> Option<Arc<Recorder>> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.recorder().clone()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.recorder().clone()),
+        }
+    }
+
+    /// The files of the flist that the kernel may have content of.
+    pub(crate) fn held_files(&self) -> Vec<Ino> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.held_files()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.held_files()),
+        }
+        .unwrap_or_default()
     }
 
     /// Replaces the tree below; `None` if it is not mounted any more.

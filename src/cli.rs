@@ -1,5 +1,7 @@
 //! The command line: what may be typed, and what it means.
 
+mod tending;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,6 +9,7 @@ use aysfs_config::{ByteSize, Lib, MinFree, Prefetch};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(crate) use self::tending::{FsckArgs, GcArgs, RepackArgs};
 use crate::monitor::Address;
 
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
@@ -78,10 +81,33 @@ pub(crate) enum Command {
     /// All or nothing: a flist that cannot be fetched, or is wrong, leaves what is mounted as it is. What is open stays what it is, local
     /// changes stay on top.
     Reload(ReloadArgs),
+    /// Brings content into the cache of a mount before anybody reads it.
+    ///
+    /// All of the flist, or what is at and below some paths. What is cached already is passed over, so a run that was cut short can be
+    /// repeated. Exit code 1 if something could not be fetched.
+    Warm(WarmArgs),
+    /// Finds out what an application reads when it starts.
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
     Unpack(UnpackArgs),
+    /// Compares a flist with a stor: whether all that it names is there, and right.
+    ///
+    /// Without --full or --sample, content is not fetched: every object has to be there, packs have to be as long as they should be, and
+    /// chunk tables are read. One line for each problem; the exit code is 1 if there is one.
+    Fsck(FsckArgs),
+    /// Deletes from a stor what no flist names.
+    ///
+    /// Two runs, and a grace time between them: the first notes what no flist names, in the named file NAMESPACE.gc of the stor; a later one
+    /// deletes what was noted for the grace time, and is not needed after all. If anything is not certain, such as a flist that cannot be
+    /// read, nothing is deleted. Needs the rights to read, write and delete.
+    Gc(GcArgs),
+    /// Copies what a flist needs of packs that are mostly garbage, and writes a flist that names the new packs.
+    ///
+    /// The old flist stays valid; when it is not in use any more, `aysfs gc` deletes the old packs.
+    Repack(RepackArgs),
     /// Examines flists.
     #[command(subcommand)]
     Flist(FlistCommand),
@@ -303,6 +329,50 @@ pub(crate) struct ReloadArgs {
     /// Print the result as JSON, one line a mount.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Files and directories in the mount: absolute, or relative to the mount point [default: everything].
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Records which content is read from a mount, and in which order, for `aysfs pack --profile`.
+    ///
+    /// While COMMAND runs, and with its exit code; without one, until SIGINT or SIGTERM, or for so many seconds. What the kernel has in
+    /// memory of the mount is dropped at the beginning, so that everything is seen that is read meanwhile.
+    Record(ProfileRecordArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileRecordArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Profile to write; an existing file is replaced when all is done.
+    #[arg(short, long, value_name = "PROFILE")]
+    pub(crate) output: PathBuf,
+
+    /// Record for so long.
+    #[arg(long, value_name = "N", conflicts_with = "command")]
+    pub(crate) seconds: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Command to run, and its arguments, behind `--`.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

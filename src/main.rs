@@ -7,6 +7,7 @@ mod cleaning;
 mod cli;
 mod commands;
 mod control;
+mod flists;
 mod frontends;
 mod jobs;
 mod keys;
@@ -27,12 +28,17 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand};
+use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand, ProfileCommand};
 
 /// What was asked for cannot be meant: the command line, the config or a flist is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
+
+/// A command that was run for the user has failed with this code, and has said why.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with exit code {0}")]
+struct CommandFailed(u8);
 
 fn main() -> ExitCode {
     let cli = cli::parse();
@@ -41,10 +47,13 @@ fn main() -> ExitCode {
     raise_limit_of_open_files();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("aysfs: {error:#}");
-            ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
-        }
+        Err(error) => match error.downcast_ref() {
+            Some(CommandFailed(code)) => ExitCode::from(*code),
+            None => {
+                eprintln!("aysfs: {error:#}");
+                ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
+            }
+        },
     }
 }
 
@@ -67,8 +76,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Push(args)), _) => commands::push::run(args).await,
             (Some(Command::Reload(args)), _) => commands::reload::run(args).await,
+            (Some(Command::Warm(args)), _) => commands::warm::run(args).await,
+            (Some(Command::Profile(ProfileCommand::Record(args))), _) => {
+                commands::profile::record(args).await
+            }
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
+            (Some(Command::Fsck(args)), _) => commands::fsck::run(args).await,
+            (Some(Command::Gc(args)), _) => commands::gc::run(args).await,
+            (Some(Command::Repack(args)), _) => commands::repack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
             (Some(Command::Keygen(args)), _) => commands::keygen::run(&args),

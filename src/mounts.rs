@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_store::cache::Limits;
 use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
+use aysfs_vfs::{Frontend, Ino, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -106,6 +107,11 @@ impl Mounted {
             // What is not pushed yet stays where it is, and is pushed when it is mounted again.
             push.stop().await;
         }
+    }
+
+    /// Makes the kernel drop what it has in memory of these files. Blocks.
+    pub(crate) fn invalidate(&self, files: &[Ino]) -> io::Result<()> {
+        files.iter().try_for_each(|ino| self.mount.invalidate_inode(*ino))
     }
 
     /// Unmounts it, as [`Mount::unmount`] does.
@@ -307,7 +313,8 @@ pub(crate) fn shown(source: &FlistSource) -> String {
 }
 
 fn open_stors(stors: &[StorOptions], namespace: &Namespace) -> anyhow::Result<Mirror> {
-    let stors: Vec<_> = stors.iter().map(|stor| access::open(stor, namespace)).collect::<Result<_, _>>()?;
+    let open = |stor| Ok(access::to_write(access::open(stor, namespace)?, namespace));
+    let stors: Vec<_> = stors.iter().map(open).collect::<anyhow::Result<_>>()?;
     let mut stors = stors.into_iter();
     let first = stors.next().context("no stor to fetch content from")?;
     Ok(Mirror::new(first, stors))

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::Refused;
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::cli::{Format, PackArgs};
 use crate::output::Output;
 use crate::{keys, progress};
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         spool: output.directory().to_owned(),
     };
 
-    let stor = access.open()?;
+    let stor = access::to_write(access.open()?, &access.namespace);
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
     let job =

@@ -73,7 +73,11 @@ demo: setup ## A first look: packs a real tree, mounts it, runs a program from i
 
 .PHONY: bench
 bench: setup ## Benchmarks, as ratios against the local disk where there is something to compare with
-	cargo bench --locked -p aysfs-benches
+	cargo bench --locked -p aysfs-benches --bench flist --bench engine --bench frontends --bench mount --bench changes
+
+.PHONY: bench-cold
+bench-cold: build ## Cold starts over a network, beside plain downloads (ARGS="--help" tells the options)
+	cargo bench --locked -p aysfs-benches --bench cold -- $(ARGS)
 
 .PHONY: advisories
 advisories: setup-deny ## Known vulnerabilities in dependencies (needs the network)

@@ -4,8 +4,10 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use aysfs_engine::push::Pusher;
-use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError};
+use aysfs_engine::warm::Warming;
+use aysfs_engine::{AysFs, Base, Changes, Overlay, RebaseError, Recorder};
 use aysfs_store::{Cache, Mirror};
+use aysfs_vfs::Ino;
 
 /// One mount.
 pub(crate) struct About {
@@ -39,6 +41,31 @@ impl Shows {
             Self::Base(base) => base.upgrade().map(|fs| look(&fs.base())),
             Self::Changes(changes) => changes.upgrade().map(|fs| look(&fs.base())),
         }
+    }
+
+    /// What it shows below, to be brought into the cache; `None` if it is not mounted any more.
+    pub(crate) fn warming(&self) -> Option<Warming> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.warming()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.warming()),
+        }
+    }
+
+    /// Where its reads are noted, if somebody wants to know them; `None` if it is not mounted any more.
+    pub(crate) fn recorder(&self) -> Option<Arc<Recorder>> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.recorder().clone()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.recorder().clone()),
+        }
+    }
+
+    /// The files of the flist that the kernel may have content of.
+    pub(crate) fn held_files(&self) -> Vec<Ino> {
+        match self {
+            Self::Base(base) => base.upgrade().map(|fs| fs.held_files()),
+            Self::Changes(changes) => changes.upgrade().map(|fs| fs.held_files()),
+        }
+        .unwrap_or_default()
     }
 
     /// Replaces the tree below; `None` if it is not mounted any more.

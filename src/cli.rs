@@ -5,7 +5,7 @@ mod tending;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use aysfs_config::{ByteSize, Lib, MinFree};
+use aysfs_config::{ByteSize, Lib, MinFree, Prefetch};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
@@ -81,6 +81,14 @@ pub(crate) enum Command {
     /// All or nothing: a flist that cannot be fetched, or is wrong, leaves what is mounted as it is. What is open stays what it is, local
     /// changes stay on top.
     Reload(ReloadArgs),
+    /// Brings content into the cache of a mount before anybody reads it.
+    ///
+    /// All of the flist, or what is at and below some paths. What is cached already is passed over, so a run that was cut short can be
+    /// repeated. Exit code 1 if something could not be fetched.
+    Warm(WarmArgs),
+    /// Finds out what an application reads when it starts.
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Packs a directory: content goes to a stor, and a flist describes the tree.
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
@@ -195,6 +203,10 @@ pub(crate) struct MountArgs {
     /// How much of the disk the cache leaves free: a percentage or a size.
     #[arg(long, value_name = "FREE", default_value = "5%")]
     pub(crate) cache_min_free: MinFree,
+
+    /// What is fetched before it is read: none, start (what the flist says is read first) or all.
+    #[arg(long, value_name = "WHAT", default_value = "start")]
+    pub(crate) prefetch: Prefetch,
 
     /// Strip this directory from the front of every path of the flist.
     #[arg(long, value_name = "PATH", conflicts_with = "trim_base")]
@@ -320,6 +332,50 @@ pub(crate) struct ReloadArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Files and directories in the mount: absolute, or relative to the mount point [default: everything].
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Records which content is read from a mount, and in which order, for `aysfs pack --profile`.
+    ///
+    /// While COMMAND runs, and with its exit code; without one, until SIGINT or SIGTERM, or for so many seconds. What the kernel has in
+    /// memory of the mount is dropped at the beginning, so that everything is seen that is read meanwhile.
+    Record(ProfileRecordArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileRecordArgs {
+    /// Mount point.
+    pub(crate) mountpoint: PathBuf,
+
+    /// Profile to write; an existing file is replaced when all is done.
+    #[arg(short, long, value_name = "PROFILE")]
+    pub(crate) output: PathBuf,
+
+    /// Record for so long.
+    #[arg(long, value_name = "N", conflicts_with = "command")]
+    pub(crate) seconds: Option<u64>,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Command to run, and its arguments, behind `--`.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PackArgs {
     /// Directory to pack.
     pub(crate) dir: PathBuf,
@@ -347,9 +403,18 @@ pub(crate) struct PackArgs {
     #[arg(long, value_name = "FLIST", requires = "key")]
     pub(crate) secret_of: Option<PathBuf>,
 
-    /// PEM file of a private RSA key that opens the flist of --secret-of.
-    #[arg(long, value_name = "FILE", requires = "secret_of")]
+    /// PEM file of a private RSA key that opens the flists of --secret-of and --base.
+    #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+
+    /// A v2 flist that was packed into the same stor: what it has is not stored again. If it is encrypted, --secret-of is needed,
+    /// too.
+    #[arg(long, value_name = "FLIST")]
+    pub(crate) base: Option<PathBuf>,
+
+    /// A profile of what is read first (see aysfs profile record): that is packed first, and a mount fetches it at once.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
 
     /// Name of what is packed, for the header of a v2 flist.
     #[arg(long)]

@@ -14,9 +14,11 @@ mod answers;
 pub(crate) mod client;
 mod place;
 pub(crate) mod protocol;
+pub(crate) mod record;
 mod server;
 pub(crate) mod status;
 pub(crate) mod unmount;
+pub(crate) mod warm;
 pub(crate) mod why;
 
 pub(crate) use self::server::{Control, Served};

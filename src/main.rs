@@ -12,11 +12,13 @@ mod frontends;
 mod jobs;
 mod keys;
 mod log;
+mod memory;
 mod monitor;
 mod mount_points;
 mod mounts;
 mod names;
 mod output;
+mod prefetch;
 mod progress;
 mod push;
 mod reload;
@@ -26,23 +28,32 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand};
+use crate::cli::{CacheCommand, Cli, Command, ConfigCommand, FlistCommand, ProfileCommand};
 
 /// What was asked for cannot be meant: the command line, the config or a flist is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
 
+/// A command that was run for the user has failed with this code, and has said why.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with exit code {0}")]
+struct CommandFailed(u8);
+
 fn main() -> ExitCode {
     let cli = cli::parse();
     log::start(cli.log);
+    memory::give_back_large_buffers();
     raise_limit_of_open_files();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("aysfs: {error:#}");
-            ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
-        }
+        Err(error) => match error.downcast_ref() {
+            Some(CommandFailed(code)) => ExitCode::from(*code),
+            None => {
+                eprintln!("aysfs: {error:#}");
+                ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
+            }
+        },
     }
 }
 
@@ -65,6 +76,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             (Some(Command::Commit(args)), _) => commands::commit::run(args).await,
             (Some(Command::Push(args)), _) => commands::push::run(args).await,
             (Some(Command::Reload(args)), _) => commands::reload::run(args).await,
+            (Some(Command::Warm(args)), _) => commands::warm::run(args).await,
+            (Some(Command::Profile(ProfileCommand::Record(args))), _) => {
+                commands::profile::record(args).await
+            }
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
             (Some(Command::Fsck(args)), _) => commands::fsck::run(args).await,

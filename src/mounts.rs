@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
-use aysfs_config::{FlistSource, Schedule};
+use aysfs_config::{FlistSource, Prefetch, Schedule};
 use aysfs_engine::load::{self, Request, Source};
 use aysfs_engine::push::Pusher;
 use aysfs_engine::{AysFs, Base, Overlay, Upper};
 use aysfs_store::cache::Limits;
 use aysfs_store::crypt::PublicKey;
 use aysfs_store::{Cache, CacheOptions, Mirror, Namespace, StorOptions};
-use aysfs_vfs::{Frontend, Measured, Mount, MountError, MountOptions, Operations, Vfs};
+use aysfs_vfs::{Frontend, Ino, Measured, Mount, MountError, MountOptions, Operations, Vfs};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -26,6 +27,7 @@ use crate::control::{Control, Served};
 use crate::jobs::Job;
 use crate::monitor::{Address, Reserved, Watched, WatchedMount};
 use crate::mount_points::{Detach, make_free, mounted_on, real};
+use crate::prefetch::Prefetching;
 use crate::push::{PushPlan, Pushing};
 use crate::reload::{self, AtSignal, Reloaded, Reloading};
 use crate::signals::Signals;
@@ -43,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) recipients: Vec<PublicKey>,
     /// When to look for a newer one.
     pub(crate) refresh: Option<Schedule>,
+    /// What is fetched before anybody reads it.
+    pub(crate) prefetch: Prefetch,
     /// Nearest first.
     pub(crate) stors: Vec<StorOptions>,
     pub(crate) namespace: Namespace,
@@ -81,6 +85,8 @@ impl Ready {
 pub(crate) struct Mounted {
     /// Of one that has a flist; dropped before what it reloads.
     reload: Option<Job<Reloaded>>,
+    /// Of one that fetches what nobody has asked for yet.
+    prefetch: Option<Prefetching>,
     /// Of one whose changes are pushed, until it is not mounted any more.
     push: Mutex<Option<Pushing>>,
     point: PathBuf,
@@ -94,12 +100,18 @@ impl Mounted {
     pub(crate) async fn unmounted(&self) {
         self.mount.unmounted().await;
         self.is_gone.store(true, Ordering::Relaxed);
+        self.prefetch.iter().for_each(Prefetching::stop);
         // Held until it is over: whoever waits for that may want to mount the same changes.
         let mut push = self.push.lock().await;
         if let Some(push) = push.take() {
             // What is not pushed yet stays where it is, and is pushed when it is mounted again.
             push.stop().await;
         }
+    }
+
+    /// Makes the kernel drop what it has in memory of these files. Blocks.
+    pub(crate) fn invalidate(&self, files: &[Ino]) -> io::Result<()> {
+        files.iter().try_for_each(|ino| self.mount.invalidate_inode(*ino))
     }
 
     /// Unmounts it, as [`Mount::unmount`] does.
@@ -331,6 +343,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
                 return Err(error);
             }
         };
+        let prefetch = Prefetching::start(plan.prefetch, &plan.point, &shows);
         let reload = plan.flist.map(|flist| {
             let reloading = Reloading {
                 point: plan.point.clone(),
@@ -341,6 +354,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
                 shows: shows.clone(),
                 mount: Arc::downgrade(&mount),
                 is_gone: is_gone.clone(),
+                prefetch: prefetch.as_ref().map(Prefetching::another),
             };
             reload::start(reloading, plan.refresh)
         });
@@ -348,6 +362,7 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
         let push = pusher.zip(plan.push.as_ref()).map(|(pusher, push)| push.start(pusher, &plan.point));
         let one = Arc::new(Mounted {
             reload,
+            prefetch,
             push: Mutex::new(push),
             point: plan.point.clone(),
             mount,

@@ -21,6 +21,7 @@ use aysfs_vfs::Mount;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::Signal;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -56,6 +57,8 @@ pub(crate) struct Reloading {
     pub(crate) shows: Shows,
     pub(crate) mount: Weak<dyn Mount>,
     pub(crate) is_gone: Arc<AtomicBool>,
+    /// To be told when another list is shown.
+    pub(crate) prefetch: Option<Arc<Notify>>,
 }
 
 /// Reloads the flist of a mount on a schedule, if there is one, and whenever it is asked.
@@ -89,6 +92,9 @@ async fn reload(of: Arc<Reloading>) -> anyhow::Result<Reloaded> {
     let reloaded = Reloaded { added: changes.added, removed: changes.removed, changed: changes.changed };
     if reloaded != Reloaded::default() {
         info!("{point}: another flist: {reloaded}");
+        if let Some(prefetch) = &of.prefetch {
+            prefetch.notify_one();
+        }
     }
     Ok(reloaded)
 }

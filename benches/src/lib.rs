@@ -1,7 +1,8 @@
-//! What the benchmarks share: a packed directory, and processes that serve mounts.
+//! What the benchmarks share: a packed directory, processes that serve mounts, and a network in between.
 
 pub mod mounts;
 pub mod packed;
+pub mod proxy;
 pub mod server;
 
 use std::fs;

@@ -25,6 +25,8 @@ pub async fn make(tree: &Path, stor: Url, flist: &Path) {
         header: Header::default(),
         exclude: Vec::new(),
         sealing: None,
+        base: None,
+        profile: None,
         spool: flist.parent().expect("a file is in a directory").into(),
     };
     let stor = open(&StorOptions::new(stor));

@@ -53,6 +53,7 @@
 //! | `flist_times` | `"auto"` | Which of the times of a v1 flist is which: `auto`, `spec`, `swapped`. |
 //! | `flist_refresh` | `"never"` | A schedule on which to look for a newer flist. |
 //! | `trusted_keys` | `[]` | minisign public keys, one of which must have signed the flist; none: no signature needed. |
+//! | `prefetch` | `"start"` | What is fetched before anybody reads it: `none`, `start` (what the flist says is read first), `all`. |
 //! | `allow_other` | `true` for root | Let users other than the one who mounts in. |
 //! | `suid` | `false` | Honour set-uid and set-gid bits. |
 //! | `dev` | `false` | Honour device nodes. |
@@ -121,7 +122,7 @@ pub use backend::{Backend, Compression, Encryption, Lib, Passthrough};
 pub use config::Config;
 pub use error::{ConfigError, Diagnostic};
 pub use flist::{Flist, FlistSource, FlistSourceError, FlistTimes};
-pub use mount::{Mode, Mount};
+pub use mount::{Mode, Mount, Prefetch};
 pub use namespace::{Namespace, NamespaceError};
 pub use quantity::{ByteSize, DurationError, MinFree, MinFreeError, SizeError, parse_duration};
 pub use schedule::{Schedule, ScheduleError};

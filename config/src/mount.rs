@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Stors, named_stors};
@@ -22,6 +23,8 @@ pub struct Mount {
     pub backend: Arc<Backend>,
     /// The stors to use, nearest first: its own, or else the backend's. Never empty.
     pub stors: Vec<Arc<Stor>>,
+    /// What is fetched before anybody reads it.
+    pub prefetch: Prefetch,
     /// Let users other than the one who mounts use it.
     pub allow_other: bool,
     /// Honour set-uid and set-gid bits.
@@ -48,6 +51,26 @@ impl Mode {
             Self::ReadOnly(flist) | Self::Overlay(flist) => Some(flist),
             Self::ReadWrite(flist) => flist.as_ref(),
         }
+    }
+}
+
+/// What a mount fetches before anybody reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// Nothing.
+    None,
+    /// What the flist says is read first.
+    #[default]
+    Start,
+    /// That, and then everything else.
+    All,
+}
+
+impl FromStr for Prefetch {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        meaning(text, &[("none", Self::None), ("start", Self::Start), ("all", Self::All)])
     }
 }
 
@@ -87,6 +110,7 @@ fn read(
     let backend = backend(table, path.as_deref(), backends);
     let own_stors = named_stors(table, stors);
     let mode = mode(table, path.as_deref());
+    let prefetch = table.parsed("prefetch").unwrap_or_default();
     let allow_other = table.boolean("allow_other");
     let suid = table.boolean("suid").unwrap_or(false);
     let dev = table.boolean("dev").unwrap_or(false);
@@ -103,6 +127,7 @@ fn read(
         mode: mode?,
         backend,
         stors,
+        prefetch,
         allow_other: allow_other.unwrap_or_else(|| rustix::process::geteuid().is_root()),
         suid,
         dev,

@@ -43,6 +43,7 @@ fn plan(args: MountArgs) -> anyhow::Result<Plan> {
         }),
         recipients: Vec::new(),
         refresh: None,
+        prefetch: args.prefetch,
         stors: vec![access.stor],
         namespace: access.namespace,
         backend: match args.cache {

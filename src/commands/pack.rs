@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
+use aysfs_engine::load;
 use aysfs_engine::pack::{self, Options, Progress, Summary};
-use aysfs_flist::{Dialect, Header};
+use aysfs_engine::profile::Profile;
+use aysfs_flist::{Dialect, Header, Index, ParseOptions};
 use aysfs_store::crypt::{Sealing, is_sealed};
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -28,6 +30,7 @@ struct Report<'a> {
     bytes: u64,
     new_objects: u64,
     new_bytes: u64,
+    reused_bytes: u64,
     left_out: u64,
 }
 
@@ -38,6 +41,13 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         Format::V1Long => Dialect::V1Long,
         Format::V2 => Dialect::V2,
     };
+    if dialect != Dialect::V2 && (args.base.is_some() || args.profile.is_some()) {
+        let message = "--base and --profile are for v2: a v1 flist has no packs";
+        return Err(Refused(message.into()).into());
+    }
+    if args.key.is_some() && args.secret_of.is_none() && args.base.is_none() {
+        return Err(Refused("--key is for --secret-of and --base: name one of them".into()).into());
+    }
     if dialect != Dialect::V2 && (args.name.is_some() || args.version.is_some()) {
         let message = "--name and --version are for v2: a v1 flist has no header";
         return Err(Refused(message.into()).into());
@@ -49,6 +59,9 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         )
         .into());
     }
+    let base =
+        args.base.as_deref().map(|flist| base(flist, args.key.as_deref(), sealing.as_ref())).transpose()?;
+    let profile = args.profile.as_deref().map(profile).transpose()?;
     let output = Output::new(&args.output)?;
     let options = Options {
         dialect,
@@ -60,6 +73,8 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         },
         exclude: args.exclude,
         sealing,
+        base,
+        profile,
         spool: output.directory().to_owned(),
     };
 
@@ -95,22 +110,65 @@ fn sealing(args: &PackArgs) -> anyhow::Result<Option<Sealing>> {
     keys::sealing(Some(&sealing), &recipients)
 }
 
+/// The older list, whose content is not stored again; one that cannot help is refused.
+fn base(flist: &Path, key: Option<&Path>, sealing: Option<&Sealing>) -> anyhow::Result<Arc<Index>> {
+    let refused = |reason: String| Refused(format!("--base: {} {reason}", flist.display()));
+    let bytes = fs::read(flist).with_context(|| format!("cannot read {}", flist.display()))?;
+    let keys = keys::private(key)?;
+    if !is_sealed(&bytes) && sealing.is_some() {
+        let reason =
+            "is not encrypted, and what is packed is: its content cannot be used; pack without --base";
+        return Err(refused(reason.into()).into());
+    }
+    if is_sealed(&bytes) {
+        let (_, of) =
+            Sealing::open(&bytes, &keys).map_err(|error| refused(format!("cannot be opened: {error}")))?;
+        if sealing.map(Sealing::secret) != Some(of.secret()) {
+            let reason =
+                "is encrypted with another secret than what is packed: name it with --secret-of, too";
+            return Err(refused(reason.into()).into());
+        }
+    }
+    let dir = tempfile::tempdir()?;
+    // The mapped index stays valid after its file is gone.
+    let index = load::compile(flist, &ParseOptions::default(), &keys, dir.path())
+        .map_err(|error| Refused(format!("--base: {error}")))?;
+    if index.dialect() != Dialect::V2 {
+        let reason = "is of the old system, which has other objects: name a v2 flist";
+        return Err(refused(reason.into()).into());
+    }
+    Ok(Arc::new(index))
+}
+
+fn profile(file: &Path) -> anyhow::Result<Profile> {
+    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Profile::parse(&text).map_err(|error| Refused(format!("--profile: {}: {error}", file.display())).into())
+}
+
 fn report(summary: &Summary, flist: &Path, json: bool) -> anyhow::Result<()> {
-    let Summary { entries, files, bytes, new_objects, new_bytes, left_out } = *summary;
+    let Summary { entries, files, bytes, new_objects, new_bytes, reused_bytes, unknown_paths, left_out } =
+        *summary;
+    if unknown_paths > 0 {
+        warn!("{unknown_paths} files of the profile are not in the tree");
+    }
     if left_out > 0 {
         warn!(
             "left out {left_out} entries that are no regular files: v1 cannot hold them (v1-long and v2 can)"
         );
     }
     if json {
-        let report = Report { flist, entries, files, bytes, new_objects, new_bytes, left_out };
+        let report = Report { flist, entries, files, bytes, new_objects, new_bytes, reused_bytes, left_out };
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!(
-            "packed {entries} entries ({files} files, {}) into {}; {new_objects} new objects ({}) in the stor",
+            "packed {entries} entries ({files} files, {}) into {}; {new_objects} new objects ({}) in the stor{}",
             HumanBytes(bytes),
             flist.display(),
-            HumanBytes(new_bytes)
+            HumanBytes(new_bytes),
+            match reused_bytes {
+                0 => String::new(),
+                reused => format!(", {} reused", HumanBytes(reused)),
+            }
         );
     }
     Ok(())

@@ -85,6 +85,7 @@ fn plan(mount: &Mount) -> anyhow::Result<Plan> {
             Some((FlistSource::Url(_), schedule)) => Some(schedule.clone()),
             Some((FlistSource::File(_), _)) | None => None,
         },
+        prefetch: mount.prefetch,
         stors,
         namespace: backend.namespace.as_str().parse().expect("the config has checked it"),
         backend: backend.path.clone(),

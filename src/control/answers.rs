@@ -17,14 +17,14 @@ use tokio::io::AsyncReadExt;
 
 use super::protocol::{Committed, Difference, Kind, Mounts, Piece, Progress, Pushed, Request, Waits};
 use super::server::{Answer, Served};
-use super::{status, unmount, why};
+use super::{record, status, unmount, warm, why};
 use crate::about::Shows;
 use crate::cleaning;
 use crate::mount_points::Device;
 use crate::names::shown;
 
 /// How often a client is told how far a job is.
-const REFRESH: Duration = Duration::from_millis(200);
+pub(super) const REFRESH: Duration = Duration::from_millis(200);
 
 /// How much of a flist is sent in one line.
 const PIECE: usize = 48 << 10;
@@ -71,6 +71,9 @@ pub(super) async fn answer(
             let path = STANDARD.decode(path).context("the path is not understood")?;
             Ok(serde_json::to_value(why::why(find(mounts, mount)?, &path).await?)?)
         }
+        Request::Warm { mount, paths } => warm::warm(find(mounts, mount)?, &paths, answer).await,
+        Request::Record { mount } => record::record(find(mounts, mount)?, answer).await,
+        Request::Recorded { mount } => record::recorded(find(mounts, mount)?, answer).await,
         Request::Unmount { mount, id, detach } => {
             Ok(serde_json::to_value(unmount::unmount(find(mounts, mount)?, id, detach).await?)?)
         }
@@ -156,13 +159,14 @@ async fn commit(
         created: Some(jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string()),
         ..Header::default()
     };
-    let options = CommitOptions { header, spool: mount.backend.clone() };
+    let options = CommitOptions { header };
     let flist = tempfile::tempfile_in(&mount.backend)
         .with_context(|| format!("cannot write into {}", mount.backend.display()))?;
     let progress = Arc::<SendProgress>::default();
     let job = changes.commit(&options, BufWriter::new(flist.try_clone()?), &progress);
-    let committed =
-        watched(mount, job, &progress, answer).await?.with_context(|| format!("cannot commit {point}"))?;
+    let committed = watched(mount, job, || sent(&progress), answer)
+        .await?
+        .with_context(|| format!("cannot commit {point}"))?;
     let flist_bytes = flist.metadata()?.len();
     (&flist).rewind()?;
     let mut flist = tokio::fs::File::from_std(flist).take(flist_bytes);
@@ -183,8 +187,9 @@ async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
     let pusher = pusher.upgrade().with_context(|| format!("{point} is not mounted any more"))?;
     let progress = Arc::<SendProgress>::default();
     let job = pusher.round(&progress);
-    let pushed =
-        watched(mount, job, &progress, answer).await?.with_context(|| format!("cannot push {point}"))?;
+    let pushed = watched(mount, job, || sent(&progress), answer)
+        .await?
+        .with_context(|| format!("cannot push {point}"))?;
     let aysfs_engine::push::Pushed { files, new_objects, new_bytes, version, published, waiting } = pushed;
     for file in &waiting {
         let path = format!("/{}", shown(&file.path));
@@ -194,11 +199,19 @@ async fn push(mount: &Served, answer: &mut Answer) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(Pushed { files, new_objects, new_bytes, version, published, waiting })?)
 }
 
+fn sent(progress: &SendProgress) -> Progress {
+    Progress {
+        entries: progress.entries.load(Ordering::Relaxed),
+        bytes_found: progress.bytes_found.load(Ordering::Relaxed),
+        bytes_done: progress.bytes_done.load(Ordering::Relaxed),
+    }
+}
+
 /// Tells how far a job is until it is done; it ends with the mount, whose local changes others may have then.
-async fn watched<T>(
+pub(super) async fn watched<T>(
     mount: &Served,
     job: impl Future<Output = T>,
-    progress: &SendProgress,
+    progress: impl Fn() -> Progress,
     answer: &mut Answer,
 ) -> anyhow::Result<T> {
     let mut job = std::pin::pin!(job);
@@ -211,13 +224,7 @@ async fn watched<T>(
         if !mount.is_mounted() {
             bail!("{} was unmounted meanwhile", mount.point.display());
         }
-        answer
-            .progress(Progress {
-                entries: progress.entries.load(Ordering::Relaxed),
-                bytes_found: progress.bytes_found.load(Ordering::Relaxed),
-                bytes_done: progress.bytes_done.load(Ordering::Relaxed),
-            })
-            .await?;
+        answer.progress(progress()).await?;
     }
 }
 

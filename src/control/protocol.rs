@@ -42,6 +42,12 @@ pub(crate) enum Request {
     Status { mount: Option<Device> },
     /// Where what a path below the root shows comes from; in base64, since it need not be UTF-8.
     Why { mount: Device, path: String },
+    /// Brings the content of these paths below the root, and of what is below them, into the cache; in base64.
+    Warm { mount: Device, paths: Vec<String> },
+    /// Notes what is read, for as long as the client listens.
+    Record { mount: Device },
+    /// What was noted so far.
+    Recorded { mount: Device },
     /// Take a mount away, the one that has this number in the mount table.
     Unmount { mount: Device, id: u64, detach: Detach },
 }
@@ -63,7 +69,7 @@ pub(super) enum Reply {
 /// How far a job is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// Entries found so far.
+    /// Entries found so far; of a job that fetches, the files that are dealt with.
     pub(crate) entries: u64,
     /// Bytes found so far.
     pub(crate) bytes_found: u64,
@@ -197,7 +203,7 @@ mod tests {
                 b"{\"request\":\"format\"}\n",
                 MAX_REQUEST,
                 "a line is not understood: unknown variant `format`, expected one of `mounts`, `diff`, `commit`, `push`, \
-                 `reload`, `cache-stat`, `cache-clean`, `status`, `why`, `unmount` at line 1 column 19",
+                 `reload`, `cache-stat`, `cache-clean`, `status`, `why`, `warm`, `record`, `recorded`, `unmount` at line 1 column 19",
             ),
         ] {
             let error = read(bytes, limit).await.expect_err("of no use").to_string();

@@ -11,6 +11,7 @@ mod compare;
 mod crash;
 mod diff;
 mod encryption;
+mod fast_start;
 mod faults;
 mod garbage;
 mod legacy;

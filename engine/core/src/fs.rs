@@ -19,6 +19,7 @@ use crate::edition::{Edition, Item, Shown};
 use crate::failures::Failures;
 use crate::held::Held;
 use crate::listed::content_id;
+use crate::record::Recorder;
 
 /// How many bits of the cookie of a listing tell the position.
 const POSITION_BITS: u32 = 40;
@@ -41,6 +42,7 @@ pub struct AysFs {
     cache: Arc<Cache>,
     stors: Arc<Mirror>,
     failures: Failures,
+    pub(crate) recorder: Arc<Recorder>,
 }
 
 /// Why a read failed, and of what.
@@ -63,6 +65,7 @@ impl AysFs {
             cache,
             stors,
             failures: Failures::default(),
+            recorder: Arc::default(),
         }
     }
 
@@ -92,7 +95,7 @@ impl AysFs {
         self.shown.store(Arc::new(shown));
     }
 
-    pub(crate) fn cache(&self) -> &Cache {
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.cache
     }
 
@@ -251,6 +254,7 @@ impl Vfs for AysFs {
             let shown = self.shown.load();
             let (edition, of) = shown.find(ino)?;
             is_file(&of)?;
+            self.note_read(edition, &of, ino, offset..offset.saturating_add(size.into()));
             if let Some(bytes) = self.read_open(&of, offset, size) {
                 return Ok(bytes);
             }

@@ -67,6 +67,17 @@ impl Held {
         }
     }
 
+    /// Those that it holds.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Ino> {
+        let parts = self.first.iter().enumerate().filter_map(|(n, part)| Some((n, part.get()?)));
+        let held = parts.flat_map(|(n, part)| {
+            let counts = part.iter().enumerate().filter(|(_, count)| count.load(Ordering::Relaxed) > 0);
+            counts.map(move |(at, _)| Ino((n * PART + at) as u64))
+        });
+        let later: Vec<_> = self.later().keys().copied().collect();
+        held.chain(later)
+    }
+
     fn part(&self, ino: Ino) -> Option<(&OnceLock<Box<[AtomicU64]>>, usize)> {
         let ino = usize::try_from(ino.0).ok()?;
         Some((self.first.get(ino / PART)?, ino % PART))

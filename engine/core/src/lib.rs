@@ -4,7 +4,8 @@
 //! - [`AysFs`] answers the calls of [`Vfs`](aysfs_vfs::Vfs) from a base and a [`Cache`](aysfs_store::Cache): it is read-only.
 //!   [`Overlay`] puts local changes on top of it.
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
-//!   flist with its objects; [`push`] keeps a stor, and a published flist, up with local changes.
+//!   flist with its objects, [`profile`] says what of it is read first, and [`warm`] brings it into the cache before that;
+//!   [`push`] keeps a stor, and a published flist, up with local changes.
 //! - [`fsck`] compares a flist with a stor, [`gc`] deletes what no flist names, [`repack`] copies what is left of packs that are mostly garbage.
 //!
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
@@ -28,13 +29,16 @@ mod named;
 mod numbers;
 mod overlay;
 pub mod pack;
+pub mod profile;
 pub mod push;
 mod rebase;
+mod record;
 pub mod repack;
 #[cfg(test)]
 mod testing;
 mod trace;
 pub mod unpack;
+pub mod warm;
 
 pub use base::{Base, BaseError};
 pub use fs::AysFs;
@@ -43,4 +47,5 @@ pub use overlay::{
     SendProgress, Upper, UpperError, Waiting,
 };
 pub use rebase::{Changes, RebaseError};
+pub use record::{Recorder, Recording};
 pub use trace::{FileData, Layer, Trace};

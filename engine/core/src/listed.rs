@@ -30,6 +30,11 @@ impl Packs {
         self.0.extend(others.into_iter().map(|pack| (pack.key, (key(pack.key), pack.bytes))));
     }
 
+    /// The key of a pack, and its length; `None` if it is not one of them.
+    pub(crate) fn get(&self, pack: &ObjectKey) -> Option<&(Key, u64)> {
+        self.0.get(pack)
+    }
+
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = Pack> {
         self.0.iter().map(|(key, (_, bytes))| Pack { key: *key, bytes: *bytes })

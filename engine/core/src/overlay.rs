@@ -125,6 +125,11 @@ impl Overlay {
         self.0.w.base()
     }
 
+    /// What is below the local changes.
+    pub(crate) fn lower(&self) -> &AysFs {
+        &self.0.w.lower
+    }
+
     /// How many bases are kept: see [`AysFs::bases`].
     pub fn bases(&self) -> usize {
         self.0.w.lower.bases()

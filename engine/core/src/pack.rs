@@ -1,9 +1,11 @@
 //! A directory as a flist, with its content in a stor.
 
+mod base;
 mod builder;
 mod error;
 mod feed;
 mod known;
+mod order;
 mod packer;
 mod read;
 pub(crate) mod scan;
@@ -18,13 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aysfs_flist::{Content, Dialect, Entry, Header, Kind, ObjectKey, Pack, WriteError, Writer};
+use aysfs_flist::{
+    Content, Corrupt, Dialect, Entry, Header, Index, Kind, ObjectKey, Pack, WriteError, Writer,
+};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
 
 pub(crate) use self::error::UploadError;
-pub(crate) use self::feed::Wanted;
+pub(crate) use self::feed::{Task, Wanted};
 pub(crate) use self::known::Known;
 pub(crate) use self::packer::{Outcome, Packed, Packing};
 use self::read::open_path;
@@ -32,6 +36,7 @@ pub(crate) use self::read::{MappedStores, data_segments};
 pub(crate) use self::send::To;
 use self::v1::Objects;
 use crate::listed::Packs;
+use crate::profile::Profile;
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -44,7 +49,11 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// What a v2 flist and its objects are encrypted with, if they are.
     pub sealing: Option<Sealing>,
-    /// Where the stored form of a large file is kept until it is sent.
+    /// A v2 list: what it has of what is in the stor is not stored again. If there is a sealing, it was sealed with the same secret.
+    pub base: Option<Arc<Index>>,
+    /// What is read first, and comes into start packs.
+    pub profile: Option<Profile>,
+    /// Where the stored form of a large file of v1 is kept until it is sent.
     pub spool: PathBuf,
 }
 
@@ -74,6 +83,10 @@ pub struct Summary {
     pub new_objects: u64,
     /// Stored bytes of those.
     pub new_bytes: u64,
+    /// Plain bytes that the older list has.
+    pub reused_bytes: u64,
+    /// Paths of the profile that lead to no file.
+    pub unknown_paths: usize,
     /// Entries that the dialect cannot hold: v1 short knows regular files only.
     pub left_out: u64,
 }
@@ -91,6 +104,8 @@ pub enum PackError {
     /// Its content would not fit its size and its times.
     #[error("{} changes while it is packed: pack again when nothing writes to it", .0.display())]
     Changing(PathBuf),
+    #[error("cannot read the older flist")]
+    Base(#[source] Corrupt),
     #[error("cannot store content")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -160,21 +175,30 @@ pub async fn pack(
     let open = move |path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
     let mut header = options.header.clone();
     if options.dialect == Dialect::V2 {
+        let secret = options.sealing.as_ref().map(Sealing::secret);
+        let known = match &options.base {
+            Some(list) => base::known(list, stor, secret).await?,
+            None => Known::default(),
+        };
+        let old_packs = known.packs.clone();
         let packing = Packing {
             compression: Compression::default(),
-            secret: options.sealing.as_ref().map(Sealing::secret).cloned(),
+            secret: secret.cloned(),
             mapped_stores: MappedStores::Missed,
             to: To::One(stor),
             journal: None,
-            known: Known::default(),
+            known,
             bytes_done: &progress.bytes_done,
         };
-        let packed = packing.run(&mut entries, move |_, path| open(path)).await;
-        let Packed { files, bytes, packs, in_tables, new_objects, new_bytes, .. } =
-            packed.map_err(|error| error.below(&root))?;
-        summary = Summary { files, bytes, new_objects, new_bytes, ..summary };
+        let packed = packing.run(&mut entries, options.profile.as_ref(), move |_, path| open(path)).await;
+        let packed = packed.map_err(|error| error.below(&root))?;
+        let Packed { files, bytes, packs, in_tables, start, .. } = packed;
+        let Packed { new_objects, new_bytes, reused_bytes, unknown: unknown_paths, .. } = packed;
+        summary = Summary { files, bytes, new_objects, new_bytes, reused_bytes, unknown_paths, ..summary };
         let mut known = Packs::default();
+        known.extend(old_packs);
         known.extend(packs);
+        header.start = start;
         name_packs(&mut header, &entries, &known, in_tables);
     } else {
         let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };

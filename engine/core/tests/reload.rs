@@ -313,8 +313,8 @@ async fn local_changes_stay_on_top() {
 }
 
 /// What is shown, as a list.
-async fn committed(lab: &Lab, mounted: &Mount) -> Vec<u8> {
-    let options = CommitOptions { header: Default::default(), spool: lab.dir.path().into() };
+async fn committed(mounted: &Mount) -> Vec<u8> {
+    let options = CommitOptions { header: Default::default() };
     let file = tempfile::NamedTempFile::new().expect("a file");
     let progress = Arc::<SendProgress>::default();
     mounted.0.commit(&options, file.reopen().expect("there"), &progress).await.expect("committed");
@@ -356,7 +356,7 @@ async fn a_base_that_is_what_is_shown_changes_nothing() {
         let (tree, before) = (mounted.tree().await, inos(&mounted).await);
         let deep = mounted.ino(&format!("{moved}/sub/deep")).await;
         mounted.0.open(deep, READ).await.expect("opened");
-        let changes = mounted.0.rebase(lab.base_of(&committed(&lab, &mounted).await)).expect("another base");
+        let changes = mounted.0.rebase(lab.base_of(&committed(&mounted).await)).expect("another base");
         assert_eq!((changes.names(), changes.inodes()), (&[][..], &[][..]), "{round}");
         assert_eq!(mounted.tree().await, tree, "{round}");
         assert_eq!(inos(&mounted).await, before, "{round}");
@@ -494,7 +494,7 @@ async fn the_view_is_that_of_a_new_mount_whatever_was_changed() {
             }
             let (before, old) = (inos(&mounted).await, mounted.tree().await);
             let list = match random.below(3) {
-                0 => committed(&lab, &mounted).await,
+                0 => committed(&mounted).await,
                 _ => support::list(&Default::default(), &random_list(&lab, &mut random)),
             };
             let changes = mounted.0.rebase(lab.base_of(&list)).expect("another base");

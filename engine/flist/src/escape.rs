@@ -9,6 +9,18 @@ fn is_special(byte: u8) -> bool {
     byte.is_ascii_control() || matches!(byte, b'%' | b'|')
 }
 
+/// A path as v2 writes it, for other lines of text that hold paths.
+pub fn escaped(path: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(path.len());
+    encode(path, b"", &mut text);
+    text
+}
+
+/// The path that such a text stands for.
+pub fn unescaped(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    decode(text, 1).ok()
+}
+
 /// Appends `text`, with the special bytes and those of `also` encoded.
 pub(crate) fn encode(text: &[u8], also: &[u8], line: &mut Vec<u8>) {
     for &byte in text {

@@ -59,6 +59,7 @@ pub use entry::{
     Timestamp, V1Keys,
 };
 pub use error::{FlistError, Reason};
+pub use escape::{escaped, unescaped};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{
     MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TABLE, MAX_TARGET,

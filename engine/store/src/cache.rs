@@ -17,6 +17,7 @@
 //!   fetched again after that.
 
 mod age;
+mod buffers;
 mod clean;
 mod disk;
 mod error;
@@ -24,6 +25,7 @@ mod fetch;
 mod file;
 mod hold;
 mod input;
+mod keep;
 mod lane;
 mod loan;
 mod memory;
@@ -54,6 +56,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,8 +66,9 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, pread};
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
+use self::buffers::Buffers;
 use self::disk::{Disk, Doubtful, Found, PartialFile};
 use self::error::Reason;
 use self::lane::Lanes;
@@ -139,7 +143,10 @@ pub struct Cache {
     /// Chunk tables that were read, by their id and the size of the file.
     tables: Mutex<LruCache<TableKey, Arc<[Chunk]>>>,
     memory: Memory,
+    buffers: Buffers,
     lanes: Lanes,
+    /// For as many chunks as are decoded at the same time.
+    decoders: Semaphore,
     files: Mutex<Files>,
     counters: Counters,
     usage: Arc<Usage>,
@@ -205,7 +212,9 @@ impl Cache {
             packs,
             tables: Mutex::new(LruCache::new(TABLES)),
             memory: Memory::new(options.memory),
+            buffers: Buffers::default(),
             lanes: Lanes::new(options.parallel_fetches),
+            decoders: Semaphore::new(available_parallelism().map_or(1, usize::from)),
             files: Mutex::new(Files {
                 open: LruCache::sparse(options.open_files),
                 partials: LruCache::unbounded(),

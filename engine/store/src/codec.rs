@@ -22,11 +22,11 @@ mod whole;
 
 use std::io;
 
-pub use decode::{DecodeError, Decoded, decode_chunk, decode_whole};
+pub use decode::{DecodeError, Decoded, decode_chunk};
 pub use encode::{Encoded, EncodedV1, encode_file, encode_v1};
 pub use v1::decode_v1;
 pub(crate) use v1::decode_v1_body;
-pub use whole::{encode, encode_named};
+pub use whole::{decode_whole, encode, encode_named};
 
 /// Codec bytes of a stored chunk.
 const RAW: u8 = 0;

@@ -55,6 +55,8 @@ impl Sample<'_> {
             header: Header::default(),
             exclude: Vec::new(),
             sealing: None,
+            base: None,
+            profile: None,
             spool: self.0.to_owned(),
         };
         let flist = File::create(self.flist()).expect("a new file");

@@ -189,6 +189,8 @@ async fn pack_and_fill(layout: &Layout, say: impl Fn(&'static str)) -> anyhow::R
         header: Header::default(),
         exclude: Vec::new(),
         sealing: None,
+        base: None,
+        profile: None,
         spool: layout.dir().to_owned(),
     };
     let (stor, namespace) = layout.stor_options()?;

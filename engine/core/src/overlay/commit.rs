@@ -30,8 +30,6 @@ use crate::pack::{self, ListError, MappedStores, Packed, Packing, To, UploadErro
 pub struct CommitOptions {
     /// The header of the new flist.
     pub header: Header,
-    /// Where the stored form of a large file is kept until it is sent.
-    pub spool: PathBuf,
 }
 
 /// What was committed.
@@ -131,7 +129,7 @@ impl Overlay {
         let reused = reused.count() as u64;
         let opened = move |position, _: &[u8]| inner.open_to_send(files.get(&position).map(|file| file.ino));
         let Packed { files, packs: new, in_tables, new_objects, new_bytes, .. } =
-            packing.run(&mut entries, opened).await?;
+            packing.run(&mut entries, None, opened).await?;
         packs.extend(new);
         let old = base.index().header();
         let mut header =

@@ -25,7 +25,7 @@ use super::pushed::Destination;
 use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
-use crate::pack::{self, MappedStores, Outcome, Packing, To, UploadError, Wanted};
+use crate::pack::{self, MappedStores, Outcome, Packing, Task, To, UploadError, Wanted};
 use crate::push::{Journal, TransactionLog, Turn};
 
 /// How to push.
@@ -170,7 +170,7 @@ impl Overlay {
         };
         let wanted = |position: usize| {
             let Entry { ref path, size, .. } = entries[position];
-            Wanted { position, path: path.clone(), size }
+            Task::Whole(Wanted { position, path: path.clone(), size })
         };
         let ready = ready.into_iter().map(wanted).collect();
         let (idle, at_work) = (options.idle, turn.clone());

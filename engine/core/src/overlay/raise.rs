@@ -222,6 +222,9 @@ impl Inner {
     }
 
     async fn fetch(&self, ino: Ino, origin: &Origin) -> Result<Arc<VerifiedFile>> {
+        if let Origin::Base(of) = origin {
+            self.w.lower.note_read_of_all(*of);
+        }
         let cached = match origin {
             Origin::Base(of) => self.w.lower.cached(&self.w.lower.find(*of)?)?.ok_or(ErrorKind::Io)?,
             Origin::Replaced(content) => self.w.lower.cached_content(content),

@@ -97,7 +97,13 @@ impl Inner {
                 let item = self.w.lower.find_file(below).ok()?;
                 Some(self.w.lower.cached(&item).ok()??.hold())
             };
-            self.open.open_base(ino, || flags.passthrough.then(lend).flatten(), hold)
+            // Whoever records what is read would not see it.
+            let may_lend = flags.passthrough && !self.w.lower.recorder().is_on();
+            let backing = self.open.open_base(ino, || may_lend.then(lend).flatten(), hold);
+            if backing.is_some() {
+                self.w.lower.note_read_of_all(ino);
+            }
+            backing
         };
         Ok(Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing })
     }
@@ -130,6 +136,16 @@ impl Inner {
     /// The same, of a file that is open for writing.
     fn writable_file(&self, ino: Ino) -> Result<Arc<std::fs::File>> {
         self.open.writable_file(ino).ok_or_else(|| ErrorKind::BadHandle.into())
+    }
+
+    /// The files with content of the base that the kernel may have some of.
+    fn held_files(&self) -> Vec<Ino> {
+        let tree = self.tree();
+        tree.lookups
+            .keys()
+            .filter(|ino| matches!(self.is_in_upper(&tree, **ino), Ok(false)))
+            .copied()
+            .collect()
     }
 
     fn list(&self, ino: Ino, fh: Fh, cookie: u64) -> Result<Listing> {
@@ -193,6 +209,13 @@ impl Inner {
         let backing = self.open.open_upper(made.ino, true, open)?;
         tree.count_lookup(made.ino);
         Ok(Created { entry, opened: Opened { fh: Fh::NONE, cache: KernelCache::Keep, backing } })
+    }
+}
+
+impl Overlay {
+    /// The same as [`AysFs::held_files`](crate::AysFs::held_files), of what is not copied up.
+    pub fn held_files(&self) -> Vec<Ino> {
+        self.0.held_files()
     }
 }
 

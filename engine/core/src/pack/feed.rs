@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,10 +27,13 @@ use super::read::{MappedStores, Version, read_stable};
 use crate::abandoned::WhileWanted;
 
 /// A file up to this length is one chunk.
-const SMALL: u64 = 1 << 20;
+pub(super) const SMALL: u64 = 1 << 20;
 
 /// The chunks of others: the shortest, the usual, the longest.
 const CHUNK: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
+
+/// A chunk table of more would be longer than a chunk may be: some 250 GiB.
+const CHUNKS: usize = 250_000;
 
 /// How many bytes are in flight, plain and stored.
 const BUDGET: u32 = 64 << 20;
@@ -47,6 +51,17 @@ pub(crate) struct Wanted {
     pub(crate) size: u64,
 }
 
+/// What is to be done, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    /// All of a file.
+    Whole(Wanted),
+    /// The chunks of a large file that hold these ranges; the file itself comes later.
+    Parts(Wanted, Vec<Range<u64>>),
+    /// What belongs into start packs is told.
+    EndStart,
+}
+
 /// What happens next, in the order of the files, and within each in the order of its bytes.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -54,6 +69,10 @@ pub(super) enum Step {
     Again,
     /// The next chunk of the file.
     Chunk(Chunk),
+    /// A chunk of a file that comes later.
+    Part(Chunk),
+    /// What belongs into start packs is told.
+    EndStart,
     /// It was read, and the chunks since the last file are it.
     Read { position: usize, sha256: Id, version: Version },
     /// It was read, and is in the stor.
@@ -127,14 +146,14 @@ enum Making {
 }
 
 impl Steps {
-    /// Those of these files.
-    pub(super) fn of(files: Vec<Wanted>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
+    /// Those of these tasks.
+    pub(super) fn of(tasks: Vec<Task>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (sender, queue) = mpsc::channel(cores * 2);
         let budget = Arc::new(Semaphore::new(BUDGET as usize));
         let runtime = Handle::current();
         let mut feeder = Feeder { open, how, queue: sender, budget, runtime: runtime.clone() };
-        runtime.spawn_blocking(move || feeder.feed(files));
+        runtime.spawn_blocking(move || feeder.feed(tasks));
         Self { queue, current: None }
     }
 
@@ -175,19 +194,25 @@ impl From<Gone> for io::Error {
 }
 
 impl Feeder {
-    fn feed(&mut self, files: Vec<Wanted>) {
+    fn feed(&mut self, tasks: Vec<Task>) {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        let fed = files.into_iter().try_for_each(|file| {
-            if file.size > SMALL {
-                self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
-                return self.large(&file);
+        let fed = tasks.into_iter().try_for_each(|task| {
+            if let Task::Whole(file) = &task
+                && file.size <= SMALL
+            {
+                bytes += file.size;
+                batch.push(file.clone());
+                if batch.len() < BATCH.0 && bytes < BATCH.1 {
+                    return Ok(());
+                }
             }
-            bytes += file.size;
-            batch.push(file);
-            if batch.len() < BATCH.0 && bytes < BATCH.1 {
-                return Ok(());
+            self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
+            match task {
+                Task::Whole(file) if file.size <= SMALL => Ok(()),
+                Task::Whole(file) => self.large(&file),
+                Task::Parts(file, ranges) => self.parts(&file, &ranges),
+                Task::EndStart => self.ready(Step::EndStart),
             }
-            self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))
         });
         // Only if somebody is there to take it.
         let _ = fed.and_then(|()| self.small(batch, bytes));
@@ -228,7 +253,10 @@ impl Feeder {
                 self.ready(Step::Again)?;
                 let mut hashed = Hashed::new(WhileWanted { inner: file, abandoned: &how.abandoned });
                 let (shortest, usual, longest) = CHUNK;
-                for chunk in StreamCDC::new(&mut hashed, shortest, usual, longest) {
+                for (number, chunk) in StreamCDC::new(&mut hashed, shortest, usual, longest).enumerate() {
+                    if number == CHUNKS {
+                        return Err(io::Error::other("it is too large to be listed: leave it out"));
+                    }
                     let plain = chunk?.data;
                     let how = how.clone();
                     self.give(plain.len() as u64, move || vec![Step::Chunk(how.chunk(&plain))])?;
@@ -242,6 +270,26 @@ impl Feeder {
             Ok(((_, Some(content)), version)) => Step::Known { position, content, version },
             Err(error) => Step::Unread { position, error },
         })
+    }
+
+    /// Whatever is wrong with the file is told when all of it is read.
+    fn parts(&mut self, file: &Wanted, ranges: &[Range<u64>]) -> Result<(), Gone> {
+        let (shortest, usual, longest) = CHUNK;
+        let Ok(Some(read)) = (self.open)(file.position, &file.path) else { return Ok(()) };
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or_default();
+        let read = WhileWanted { inner: read, abandoned: &self.how.abandoned };
+        for chunk in StreamCDC::new(read, shortest, usual, longest) {
+            let Ok(chunk) = chunk else { break };
+            let here = chunk.offset..chunk.offset + chunk.length as u64;
+            if here.start >= end {
+                break;
+            }
+            if ranges.iter().any(|range| range.start < here.end && here.start < range.end) {
+                let how = self.how.clone();
+                self.give(chunk.length as u64, move || vec![Step::Part(how.chunk(&chunk.data))])?;
+            }
+        }
+        Ok(())
     }
 
     /// Has others make steps, of this many plain bytes.
@@ -323,5 +371,119 @@ impl<R: Read> Read for Hashed<R> {
         self.digest.update(&buffer[..n]);
         self.length += n as u64;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use super::super::read::open_path;
+    use super::*;
+
+    struct Trial {
+        dir: tempfile::TempDir,
+        how: Arc<Encoding>,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let stock = Stock::new(Default::default(), Default::default());
+            let how = Encoding {
+                compression: Compression::default(),
+                secret: None,
+                mapped_stores: MappedStores::Noticed,
+                stock,
+                abandoned: Arc::default(),
+            };
+            Self { dir: tempfile::tempdir().expect("a directory"), how: Arc::new(how) }
+        }
+
+        fn file(&self, position: usize, size: usize) -> Wanted {
+            let path = self.dir.path().join(position.to_string());
+            std::fs::write(&path, aysfs_store::contract::noise(position as u64, size)).expect("written");
+            Wanted { position, path: path.into_os_string().into_encoded_bytes(), size: size as u64 }
+        }
+
+        /// What is told, in short; `opened` is called whenever a file was opened.
+        async fn told(
+            &self,
+            files: Vec<Wanted>,
+            opened: impl Fn(&Path) + Send + Sync + 'static,
+        ) -> Vec<String> {
+            let open = move |_: usize, path: &[u8]| {
+                let path = PathBuf::from(OsStr::from_bytes(path));
+                let file = open_path(&path);
+                opened(&path);
+                file
+            };
+            let tasks = files.into_iter().map(Task::Whole).collect();
+            let mut steps = Steps::of(tasks, Arc::new(open), self.how.clone());
+            let mut told = Vec::new();
+            while let Some((steps, _)) = steps.next().await {
+                told.extend(steps.iter().map(|step| match step {
+                    Step::Again => "again".into(),
+                    Step::Chunk(_) => "chunk".into(),
+                    Step::Read { position, .. } => format!("read {position}"),
+                    Step::Grown(file) => format!("grown {}", file.position),
+                    Step::Unread { position, .. } => format!("unread {position}"),
+                    other => format!("{other:?}"),
+                }));
+            }
+            told.dedup();
+            told
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_told_in_order() {
+        let trial = Trial::new();
+        let files = vec![trial.file(0, 10), trial.file(1, 9 << 20), trial.file(2, 0), trial.file(3, 1 << 20)];
+        let told = trial.told(files, |_| {}).await;
+        let expected = ["chunk", "read 0", "again", "chunk", "read 1", "read 2", "chunk", "read 3"];
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_it_is_read_is_void_and_read_again() {
+        let trial = Trial::new();
+        let changed = Mutex::new(0);
+        let told = trial.told(vec![trial.file(0, 5 << 20)], move |path| {
+            let mut times = changed.lock().expect("no panic");
+            *times += 1;
+            if *times > 1 {
+                return;
+            }
+            // After it was opened the reader looks at it before it reads.
+            let path = path.to_owned();
+            std::thread::spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(path).expect("there");
+                file.write_all(b"+").expect("written");
+            })
+            .join()
+            .expect("no panic");
+        });
+        // Whether the change was seen at once or only afterwards, what counts comes last.
+        assert_eq!(told.await.last().expect("told"), "read 0");
+    }
+
+    #[tokio::test]
+    async fn one_that_has_grown_large_is_left_for_later() {
+        let trial = Trial::new();
+        let grown = Wanted { size: 5, ..trial.file(0, 2 << 20) };
+        assert_eq!(trial.told(vec![grown, trial.file(1, 5)], |_| {}).await, ["grown 0", "chunk", "read 1"]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_read_to_its_end() {
+        let trial = Trial::new();
+        let flag = trial.how.abandoned.clone();
+        let files = vec![trial.file(0, 10), trial.file(1, 9 << 20)];
+        let told = trial.told(files, move |_| flag.store(true, Ordering::Relaxed)).await;
+        assert_eq!(told, ["unread 0", "again", "unread 1"]);
     }
 }

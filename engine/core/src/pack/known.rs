@@ -1,9 +1,10 @@
 //! Which content needs not be stored again, and where it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aysfs_flist::{Content, Pack};
+use aysfs_flist::{Content, ObjectKey, Pack, Table};
+use aysfs_store::{Check, Chunk};
 
 /// SHA-256 of plain bytes.
 pub(super) type Id = [u8; 32];
@@ -24,7 +25,9 @@ pub(crate) struct Known {
     pub(super) chunks: HashMap<Id, Place>,
     /// Whole files that are listed without a place of one chunk, with their sizes.
     pub(super) files: HashMap<Id, (u64, Content)>,
-    numbers: HashMap<aysfs_flist::ObjectKey, usize>,
+    /// The packs that chunk tables name, by the digest of the table.
+    pub(super) in_tables: HashMap<Id, Vec<Pack>>,
+    numbers: HashMap<ObjectKey, usize>,
 }
 
 impl Known {
@@ -57,6 +60,21 @@ impl Known {
             }
         }
     }
+
+    /// A file that a list names, with the chunks that its table names; all in packs that were added, or it is of no use.
+    pub(super) fn add_table(&mut self, content: Content, size: u64, table: Table, chunks: &[Chunk]) {
+        let place = |chunk: &Chunk| {
+            let (Check::Sha256(id), Some(part)) = (chunk.check, &chunk.part) else { return None };
+            let pack = *self.numbers.get(&chunk.key.as_str().parse::<ObjectKey>().ok()?)?;
+            Some((id, Place { pack, offset: part.range.start, stored: part.range.end - part.range.start }))
+        };
+        let Some(places) = chunks.iter().map(place).collect::<Option<Vec<_>>>() else { return };
+        let packs: BTreeSet<usize> = places.iter().map(|(_, place)| place.pack).collect();
+        let packs = packs.into_iter().map(|number| self.packs[number]).collect();
+        self.in_tables.insert(table.sha256, packs);
+        self.chunks.extend(places);
+        self.add(content, size);
+    }
 }
 
 /// What of it the threads look at that read files, so that they do not compress what is there.
@@ -69,9 +87,9 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    pub(super) fn new(known: Known) -> (Self, Vec<Pack>) {
-        let sizes = known.files.values().map(|(size, _)| *size).collect();
-        (Self { files: known.files, sizes, chunks: Mutex::new(known.chunks) }, known.packs)
+    pub(super) fn new(files: HashMap<Id, (u64, Content)>, chunks: HashMap<Id, Place>) -> Self {
+        let sizes = files.values().map(|(size, _)| *size).collect();
+        Self { files, sizes, chunks: Mutex::new(chunks) }
     }
 
     /// A whole file with this content.

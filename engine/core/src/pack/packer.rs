@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aysfs_flist::{Content, Entry, Kind, Pack, Place as Listed, Table};
+use aysfs_flist::{Content, Entry, ObjectKey, Pack, Place as Listed, Table};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Secret;
 use aysfs_store::{Check, Chunk as StoredChunk, Fault, Part, StoreError, table};
@@ -24,12 +24,14 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 
 use super::builder::{Builder, Purpose};
 use super::error::{UploadError, blocking};
-use super::feed::{Chunk, Encoding, Open, Step, Steps, Wanted};
+use super::feed::{Chunk, Encoding, Open, Step, Steps, Task, Wanted};
 use super::known::{Id, Known, Place, Stock};
+use super::order;
 use super::read::{FileContent, MappedStores, Version};
 use super::send::{Sent, To, send};
 use crate::abandoned::SetWhenDropped;
 use crate::listed::key;
+use crate::profile::Profile;
 use crate::push::Journal;
 
 /// While more bytes of packs than this are on their way, no other pack is begun.
@@ -71,6 +73,8 @@ pub(crate) struct Batch {
     pub(crate) packs: Vec<Pack>,
     /// Packs that chunk tables name which were made.
     pub(crate) in_tables: Vec<Pack>,
+    /// The start packs, the most urgent first.
+    pub(crate) start: Vec<ObjectKey>,
     /// How many of the packs the stor did not have.
     pub(crate) new_objects: u64,
     /// Bytes of those.
@@ -89,38 +93,33 @@ pub(crate) struct Packed {
     /// As in [`Batch`], of all batches.
     pub(crate) packs: Vec<Pack>,
     pub(crate) in_tables: Vec<Pack>,
+    pub(crate) start: Vec<ObjectKey>,
     pub(crate) new_objects: u64,
     pub(crate) new_bytes: u64,
     pub(crate) reused_bytes: u64,
-}
-
-/// Whether content has to be stored for this entry, and it does not say yet where.
-fn needs_content(entry: &Entry) -> bool {
-    entry.kind == Kind::Regular && entry.link.is_none() && entry.content.is_none() && entry.size > 0
+    /// How many paths of the profile lead to no file.
+    pub(crate) unknown: usize,
 }
 
 impl<'a> Packing<'a> {
-    /// Packs the content of all regular files that do not say yet where it is, and notes that in their entries.
+    /// Packs the content of all regular files that do not say yet where it is, and notes that in their entries; what a profile names
+    /// is packed first.
     ///
     /// `open` is given the position of an entry and its path; `None` means that it is no regular file any more. Dropping the
     /// future ends the work soon.
     pub(crate) async fn run(
         self,
         entries: &mut [Entry],
+        profile: Option<&Profile>,
         open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
     ) -> Result<Packed, UploadError> {
-        let wanted = |(position, entry): (usize, &Entry)| Wanted {
-            position,
-            path: entry.path.clone(),
-            size: entry.size,
-        };
-        let files =
-            entries.iter().enumerate().filter(|(_, entry)| needs_content(entry)).map(wanted).collect();
-        let mut batches = std::pin::pin!(self.outcomes(files, open));
-        let mut packed = Packed::default();
+        let (tasks, unknown) = order::tasks(entries, profile);
+        let mut batches = std::pin::pin!(self.outcomes(tasks, open));
+        let mut packed = Packed { unknown, ..Packed::default() };
         while let Some(batch) = batches.try_next().await? {
             packed.packs.extend(batch.packs);
             packed.in_tables.extend(batch.in_tables);
+            packed.start.extend(batch.start);
             packed.new_objects += batch.new_objects;
             packed.new_bytes += batch.new_bytes;
             packed.reused_bytes += batch.reused_bytes;
@@ -138,13 +137,13 @@ impl<'a> Packing<'a> {
         Ok(packed)
     }
 
-    /// Packs the content of files, and tells what became of each.
+    /// Packs content, and tells what became of each file.
     pub(crate) fn outcomes(
         self,
-        files: Vec<Wanted>,
+        tasks: Vec<Task>,
         open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
     ) -> impl Stream<Item = Result<Batch, UploadError>> {
-        let packer = Packer::new(self, files, Arc::new(open));
+        let packer = Packer::new(self, tasks, Arc::new(open));
         stream::try_unfold(packer, |mut packer| async move {
             Ok(packer.next().await?.map(|batch| (batch, packer)))
         })
@@ -200,9 +199,15 @@ struct Packer<'a> {
     /// Nothing once all files were read.
     steps: Option<Steps>,
     builder: Builder,
+    /// Of the pack that is being built.
+    purpose: Purpose,
     /// Those that were there before, then those that were begun; the last one is being built, unless the builder is empty.
     packs: Vec<State>,
     old_packs: usize,
+    /// The packs that chunk tables name which were there before, by the digests of the tables.
+    old_in_tables: HashMap<Id, Vec<Pack>>,
+    /// Start packs that were not told yet.
+    start: Vec<usize>,
     sends: FuturesUnordered<BoxFuture<'a, Result<Answer, UploadError>>>,
     on_their_way: u64,
     /// Plain bytes of what was told since the last pack ended.
@@ -220,14 +225,18 @@ struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    fn new(packing: Packing<'a>, files: Vec<Wanted>, open: Arc<Open>) -> Self {
+    fn new(packing: Packing<'a>, tasks: Vec<Task>, open: Arc<Open>) -> Self {
         let Packing { compression, secret, mapped_stores, to, journal, known, bytes_done } = packing;
         let abandoned = SetWhenDropped::default();
-        let (stock, packs) = Stock::new(known);
+        let Known { packs, chunks, files, in_tables, .. } = known;
+        let stock = Stock::new(files, chunks);
         let how = Encoding { compression, secret, mapped_stores, stock, abandoned: abandoned.0.clone() };
         let how = Arc::new(how);
-        let steps = Some(Steps::of(files, open.clone(), how.clone()));
+        let has_start = tasks.iter().any(|task| matches!(task, Task::EndStart));
+        let steps = Some(Steps::of(tasks, open.clone(), how.clone()));
         let old_packs = packs.len();
+        // Until somebody says that this is the end of it.
+        let purpose = if has_start { Purpose::Start } else { Purpose::Data };
         let packs = packs.into_iter().map(State::There).collect();
         Self {
             how,
@@ -238,8 +247,11 @@ impl<'a> Packer<'a> {
             _abandoned: abandoned,
             steps,
             builder: Builder::default(),
+            purpose,
             packs,
             old_packs,
+            old_in_tables: in_tables,
+            start: Vec::new(),
             sends: FuturesUnordered::new(),
             on_their_way: 0,
             plain: 0,
@@ -272,6 +284,10 @@ impl<'a> Packer<'a> {
             self.answered(answer?);
         } else if !self.large.is_empty() {
             self.tables().await?;
+        } else if !self.start.is_empty() {
+            let start = std::mem::take(&mut self.start).into_iter();
+            self.batch.start =
+                start.filter_map(|number| self.pack(number)?.ok().map(|pack| pack.key)).collect();
         } else if self.batch.is_empty() {
             return Ok(None);
         }
@@ -296,7 +312,19 @@ impl<'a> Packer<'a> {
                     _ => self.large.push(Waiting { position, version, sha256, content: pieces }),
                 }
             }
+            Step::Part(chunk) => {
+                // It is counted with its file.
+                self.void += chunk.length;
+                self.place(chunk);
+            }
+            Step::EndStart => {
+                self.end_pack();
+                self.purpose = Purpose::Data;
+            }
             Step::Known { position, content, version } => {
+                if let Content::Chunks { table, .. } = content {
+                    self.batch.in_tables.extend(self.old_in_tables.get(&table.sha256).into_iter().flatten());
+                }
                 self.plain += version.size();
                 self.batch.reused_bytes += version.size();
                 self.stored(position, version, Some(content));
@@ -324,7 +352,7 @@ impl<'a> Packer<'a> {
         }
         let bytes = chunk.stored.expect("what was known when it was read is known now");
         let stored = bytes.len() as u64;
-        if self.builder.is_full(stored, Purpose::Data) {
+        if self.builder.is_full(stored, self.purpose) {
             self.end_pack();
         }
         if self.builder.length() == 0 {
@@ -332,7 +360,7 @@ impl<'a> Packer<'a> {
         }
         let place = Place { pack: self.packs.len() - 1, offset: self.builder.add(&bytes), stored };
         self.how.stock.add_chunk(chunk.id, place);
-        if self.builder.ends_with(&chunk.id, stored) {
+        if self.purpose == Purpose::Data && self.builder.ends_with(&chunk.id, stored) {
             self.end_pack();
         }
         place
@@ -340,6 +368,9 @@ impl<'a> Packer<'a> {
 
     fn end_pack(&mut self) {
         let Some(bytes) = self.builder.end() else { return };
+        if self.purpose == Purpose::Start {
+            self.start.push(self.packs.len() - 1);
+        }
         let (number, length, plain) =
             (self.packs.len() - 1, bytes.len() as u64, std::mem::take(&mut self.plain));
         self.on_their_way += length;
@@ -378,7 +409,8 @@ impl<'a> Packer<'a> {
         let mut grown = std::mem::take(&mut self.grown);
         // Whatever they are now, they are cut.
         grown.iter_mut().for_each(|file| file.size = u64::MAX);
-        self.steps = (!grown.is_empty()).then(|| Steps::of(grown, self.open.clone(), self.how.clone()));
+        let tasks: Vec<_> = grown.into_iter().map(Task::Whole).collect();
+        self.steps = (!tasks.is_empty()).then(|| Steps::of(tasks, self.open.clone(), self.how.clone()));
         if self.steps.is_none() {
             self.end_pack();
             let plain = std::mem::take(&mut self.plain);
@@ -409,12 +441,12 @@ impl<'a> Packer<'a> {
 
     /// A place in the words of a list; `None`: its pack is not in the stor yet.
     fn listed(&self, place: Place) -> Option<Result<Listed, StoreError>> {
-        let pack = self.pack(place)?;
+        let pack = self.pack(place.pack)?;
         Some(pack.map(|pack| Listed { pack: pack.key, offset: place.offset, stored: place.stored }))
     }
 
-    fn pack(&self, place: Place) -> Option<Result<Pack, StoreError>> {
-        match &self.packs[place.pack] {
+    fn pack(&self, number: usize) -> Option<Result<Pack, StoreError>> {
+        match &self.packs[number] {
             State::Coming => None,
             State::There(pack) => Some(Ok(*pack)),
             State::Refused(error) => Some(Err(again(error))),
@@ -480,7 +512,7 @@ impl<'a> Packer<'a> {
     fn table(&self, pieces: &[Piece]) -> Result<Vec<u8>, UploadError> {
         let (mut chunks, mut end) = (Vec::new(), 0);
         for Piece { id, length, place } in pieces {
-            let pack = self.pack(*place).expect("all packs were sent")?;
+            let pack = self.pack(place.pack).expect("all packs were sent")?;
             let plain = end..end + length;
             end = plain.end;
             let range = place.offset..place.offset + place.stored;

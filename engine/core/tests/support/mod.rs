@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part.
 
 pub mod mount;
+pub mod packed;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -84,11 +85,12 @@ pub fn cache(dir: &Path) -> Arc<Cache> {
     Cache::open(dir, CacheOptions { deadline: PATIENT, ..CacheOptions::default() }).expect("a cache")
 }
 
-/// The key of an entry's object.
+/// The key of the object that an entry's content is in.
 pub fn key_of(entry: &Entry) -> Key {
     match entry.content {
-        Some(Content::Object { key: ObjectKey::Sha256(key), .. }) => Key::sha256(key),
-        Some(Content::Object { key: ObjectKey::Md5(key), .. } | Content::V1(key)) => Key::md5(key),
+        Some(Content::Object { key, .. }) => packed::store_key(key),
+        Some(Content::Pack { at, .. }) => packed::store_key(at.pack),
+        Some(Content::V1(key)) => Key::md5(key),
         _ => panic!("{entry:?} has no object"),
     }
 }

@@ -78,6 +78,20 @@ impl FetchError {
         Self(Arc::new(Failure { id, reason }))
     }
 
+    /// Whether no stor could be reached, or none had time: others will fare alike.
+    pub fn is_outage(&self) -> bool {
+        match &self.0.reason {
+            Reason::Stors(failures) => !failures.is_empty() && failures.iter().all(SourceError::is_transient),
+            Reason::Queue(_) => true,
+            Reason::Flist(_)
+            | Reason::Gap
+            | Reason::Table(_)
+            | Reason::NoRoom
+            | Reason::Local(_)
+            | Reason::Aborted => false,
+        }
+    }
+
     /// Whether there was no room for it: reading it piece by piece may still work.
     pub fn is_lack_of_room(&self) -> bool {
         match &self.0.reason {

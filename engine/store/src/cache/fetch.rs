@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Cache;
+use super::buffers::Buffers;
 use super::error::{FetchError, Reason, SourceError};
 use super::input::Input;
 use super::lane::Lane;
@@ -154,11 +155,15 @@ impl Fetch {
             let (stored, _) = self.cache.stored(&pack, chunk, &self.sources, wish).await?;
             let claim = self.cache.claim(chunk.length(), self.need).await?;
             match self.keep(Material::Stored(stored), Target::File(claim)).await {
-                Ok(arrived) => return Some(arrived),
-                Err(DecodeError::Write(error)) => {
-                    self.cache.disk.failed(&error);
-                    return None;
+                Ok(arrived) => {
+                    // There is no use for both.
+                    if let (Arrived::InFile, Some(part)) = (&arrived, &chunk.part) {
+                        self.cache.usage.subtract(pack.release(&part.range));
+                    }
+                    return Some(arrived);
                 }
+                // The other way knows what to do.
+                Err(DecodeError::Write(_)) => return None,
                 Err(error) => self.cache.reject(&pack, chunk, &self.sources, &error)?,
             }
         }
@@ -166,6 +171,11 @@ impl Fetch {
     }
 
     async fn keep(&self, material: Material, target: Target) -> Result<Arrived, DecodeError> {
+        // What is decoded at once takes several times its memory.
+        let _turn = match material {
+            Material::Stored(_) => self.cache.decoders.acquire().await.ok(),
+            Material::Body(..) => None,
+        };
         let (cache, partial, index) = (self.cache.clone(), self.partial.clone(), self.index);
         let sources = self.sources.clone();
         let kept =
@@ -319,32 +329,29 @@ impl Fetch {
         }
 
         let length = body.length;
-        // What is a part of a pack is short enough to be decoded at once.
-        let at_once = if chunk.part.is_some() { limit + 1 } else { HEAD as u64 };
         let mut arriving =
             Arriving { fetch: self, stor, patience, lane, reach, stream: body.stream, length, received: 0 };
-        let mut head = Vec::new();
-        let mut rest = true;
-        while rest && arriving.received < at_once {
-            match arriving.next().await? {
-                Some(piece) => head.push(piece),
-                None => rest = false,
+        let kept = match &chunk.part {
+            // Short enough to be decoded at once.
+            Some(part) => {
+                let stored = arriving.all(part.range.end - part.range.start).await?;
+                self.keep(Material::Stored(stored), target).await
             }
-        }
-        let (sender, tail) = rest.then(|| mpsc::channel(PIECES)).unzip();
-        let material = match chunk.part {
-            Some(_) if !rest => Material::Stored(head.concat()),
-            _ => Material::Body(Input::new(head, tail), length),
-        };
-        let passing_on = async {
-            match sender {
-                Some(sender) => arriving.pass_on(sender).await,
-                None => Ok(()),
+            None => {
+                let (input, sender) = arriving.head().await?;
+                let passing_on = async {
+                    match sender {
+                        Some(sender) => arriving.pass_on(sender).await,
+                        None => Ok(()),
+                    }
+                };
+                let (kept, arrived) =
+                    join(self.keep(Material::Body(input, length), target), passing_on).await;
+                // If the body did not arrive, what the decoder made of its beginning is not the point.
+                arrived?;
+                kept
             }
         };
-        let (kept, arrived) = join(self.keep(material, target), passing_on).await;
-        // If the body did not arrive, what the decoder made of its beginning is not the point.
-        arrived?;
         kept.map_err(|error| match error {
             DecodeError::Write(error) => Miss::Local(error),
             error => flaw(error).into(),
@@ -353,7 +360,7 @@ impl Fetch {
 }
 
 /// Whether a disk says that it is full.
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
@@ -409,6 +416,31 @@ impl Arriving<'_> {
         Ok(piece)
     }
 
+    /// All of a body that is to be so long.
+    async fn all(&mut self, expected: u64) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+        while let Some(piece) = self.next().await? {
+            if self.received > expected {
+                return Err(self.error(Fault::Protocol("more bytes than were asked for".into())));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// The beginning of a body, and a way for the rest of it to a decoder that reads this.
+    async fn head(&mut self) -> Result<(Input, Option<Sender<io::Result<Bytes>>>), StoreError> {
+        let mut head = Vec::new();
+        while self.received < HEAD as u64 {
+            match self.next().await? {
+                Some(piece) => head.push(piece),
+                None => return Ok((Input::new(head, None), None)),
+            }
+        }
+        let (sender, tail) = mpsc::channel(PIECES);
+        Ok((Input::new(head, Some(tail)), Some(sender)))
+    }
+
     /// Gives what arrives to the decoder, for as long as that wants more.
     async fn pass_on(&mut self, decoder: Sender<io::Result<Bytes>>) -> Result<(), StoreError> {
         loop {
@@ -449,7 +481,8 @@ fn keep(
         Target::File(claim) => {
             let (file, region) = partial.file(index, &cache.disk).map_err(DecodeError::Write)?;
             let mut writer = SparseWriter::new(file.file(), chunk.plain.start, chunk.length(), region);
-            let decoded = decode(chunk, sources, material, || cache.disk.spool(), &mut writer)?;
+            let decoded =
+                decode(chunk, sources, material, &cache.buffers, || cache.disk.spool(), &mut writer)?;
             file.take(claim);
             if chunk.plain == (0..content.size) && proves(chunk, &content.id) {
                 let published = cache.publish(content, &file, decoded.plain);
@@ -459,7 +492,14 @@ fn keep(
         }
         Target::Memory(room) => {
             let mut bytes = Vec::with_capacity(usize::try_from(chunk.length()).unwrap_or(0));
-            decode(chunk, sources, material, || SpooledTempFile::new(usize::MAX), &mut bytes)?;
+            decode(
+                chunk,
+                sources,
+                material,
+                &cache.buffers,
+                || SpooledTempFile::new(usize::MAX),
+                &mut bytes,
+            )?;
             Arrived::InMemory(cache.memory.keep(bytes, room))
         }
     };
@@ -471,14 +511,18 @@ fn decode(
     chunk: &Chunk,
     sources: &Mirror,
     material: Material,
+    buffers: &Buffers,
     spool: impl FnOnce() -> SpooledTempFile,
     sink: &mut impl Sink,
 ) -> Result<Decoded, DecodeError> {
     let (input, length) = match (material, chunk.check) {
         (Material::Body(input, length), _) => (input, length),
         (Material::Stored(stored), Check::Sha256(digest)) => {
-            let plain = codec::decode_whole(digest, chunk.length(), sources.secret(), &stored)?;
-            sink.write_all(&plain).map_err(DecodeError::Write)?;
+            let mut plain = buffers.take(chunk.length());
+            let decoded = codec::decode_whole(digest, chunk.length(), sources.secret(), &stored, &mut plain)
+                .and_then(|()| sink.write_all(&plain).map_err(DecodeError::Write));
+            buffers.give(plain);
+            decoded?;
             return Ok(Decoded { stored: stored.len() as u64, plain: ContentId::Sha256(digest) });
         }
         (Material::Stored(stored), Check::V1(_)) => {

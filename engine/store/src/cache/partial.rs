@@ -70,7 +70,7 @@ const DISORDER: u64 = 1 << 20;
 
 /// How many chunks are fetched ahead of a reader in order at most: they are 1 MiB on average, so this keeps a link of 350 MB/s and 20 ms
 /// busy.
-const AHEAD_MAX: usize = 12;
+const AHEAD_MAX: usize = 8;
 
 /// When no more than this part of its chunks is missing, the rest of a file is fetched, too.
 const MOSTLY_THERE: usize = 4;

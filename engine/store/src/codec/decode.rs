@@ -1,6 +1,5 @@
 //! Stored to plain: bounded, complete, verified.
 
-use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use brotli_decompressor::{BrotliDecoderParameter, Decompressor};
@@ -9,7 +8,6 @@ use sha2::{Digest, Sha256};
 use super::{BROTLI, BUFFER, ENCRYPTED, RAW, ZSTD, ZSTD_WINDOW_LOG, stored_limit};
 use crate::ContentId;
 use crate::crypt::{Opener, Secret};
-use crate::table::CHUNK_MAX;
 
 /// A body that was decoded to the right bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,49 +135,6 @@ pub fn decode_chunk(
     let found: [u8; 32] = hash.finalize().into();
     if found == sha256 {
         Ok(Decoded { stored: intake.taken, plain: ContentId::Sha256(sha256) })
-    } else {
-        Err(DecodeError::Digest { expected: ContentId::Sha256(sha256), found: ContentId::Sha256(found) })
-    }
-}
-
-/// Decodes a stored chunk that is in memory; what is returned is the declared bytes. The same as [`decode_chunk`], faster for those that
-/// are kept in packs: nothing is set up for each.
-///
-/// # Errors
-/// Any flaw of the body.
-pub fn decode_whole(
-    sha256: [u8; 32],
-    size: u64,
-    secret: Option<&Secret>,
-    stored: &[u8],
-) -> Result<Vec<u8>, DecodeError> {
-    thread_local! {
-        static ZSTD_DECODER: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    }
-    let length = usize::try_from(size).unwrap_or(usize::MAX);
-    let plain = match stored {
-        [RAW, plain @ ..] if plain.len() == length => plain.to_vec(),
-        // More than any chunk of a pack has is better not taken into memory at once.
-        [ZSTD, payload @ ..] if length <= CHUNK_MAX as usize => ZSTD_DECODER.with_borrow_mut(|decoder| {
-            let damaged = |source| DecodeError::Damaged { codec: "zstd", source };
-            let decoder = match decoder {
-                Some(decoder) => decoder,
-                None => decoder.insert(zstd::bulk::Decompressor::new().map_err(damaged)?),
-            };
-            let plain = decoder.decompress(payload, length).map_err(damaged)?;
-            if plain.len() < length {
-                return Err(DecodeError::TooShort { size, found: plain.len() as u64 });
-            }
-            Ok(plain)
-        })?,
-        _ => {
-            let mut plain = Vec::with_capacity(length.min(BUFFER));
-            return decode_chunk(sha256, size, secret, stored, &mut plain).map(|_| plain);
-        }
-    };
-    let found: [u8; 32] = Sha256::digest(&plain).into();
-    if found == sha256 {
-        Ok(plain)
     } else {
         Err(DecodeError::Digest { expected: ContentId::Sha256(sha256), found: ContentId::Sha256(found) })
     }
@@ -336,7 +291,7 @@ impl<R: Read, T: Tap> Read for Intake<R, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Compression, encode};
+    use super::super::{Compression, decode_whole, encode};
     use super::*;
 
     const HELLO: &[u8] = b"hello hello hello hello hello hello hello hello hello hello hello hello";
@@ -346,8 +301,9 @@ mod tests {
         let sha256 = Sha256::digest(HELLO).into();
         let decoded = decode_chunk(sha256, size as u64, None, stored, &mut plain);
         assert!(plain.len() <= size, "more was written than declared");
-        match decode_whole(sha256, size as u64, None, stored) {
-            Ok(whole) => assert_eq!(whole, HELLO),
+        let mut whole = Vec::new();
+        match decode_whole(sha256, size as u64, None, stored, &mut whole) {
+            Ok(()) => assert_eq!(whole, HELLO),
             Err(_) => assert!(decoded.is_err(), "both ways agree"),
         }
         decoded.map(|_| plain)

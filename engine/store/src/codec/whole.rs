@@ -1,20 +1,23 @@
-//! Plain to stored, of a chunk that is in memory as a whole: how packs are made.
+//! Plain to stored and back, of a chunk that is in memory as a whole: how packs are made and read.
 
 use std::cell::RefCell;
 use std::io::{self, Cursor, Read};
 
 use brotli::CompressorReader;
 use sha2::{Digest, Sha256};
-use zstd::bulk::Compressor;
+use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::compress_bound;
 
 use super::encode::{BROTLI_WINDOW_LOG, ZSTD_LEVEL_MAX, pays};
-use super::{BROTLI, BUFFER, Compression, ENCRYPTED, RAW, ZSTD};
+use super::{BROTLI, BUFFER, Compression, DecodeError, ENCRYPTED, RAW, ZSTD, decode_chunk};
+use crate::ContentId;
 use crate::crypt::{Sealer, Secret};
+use crate::table::CHUNK_MAX;
 
 thread_local! {
     /// What this thread has compressed with last: making one takes longer than compressing a small file.
     static ZSTD_COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    static ZSTD_DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Makes a stored chunk of `plain`, encrypted if there is a secret to do it with.
@@ -77,9 +80,56 @@ fn seal(codec: u8, payload: &[u8], key: &[u8; 32]) -> Vec<u8> {
     stored
 }
 
+/// Decodes a stored chunk that is in memory, as [`decode_chunk`] does: what is in `plain` if this succeeds is the declared bytes, and
+/// garbage otherwise.
+///
+/// # Errors
+/// Any flaw of the body.
+pub fn decode_whole(
+    sha256: [u8; 32],
+    size: u64,
+    secret: Option<&Secret>,
+    stored: &[u8],
+    plain: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
+    plain.clear();
+    let length = match usize::try_from(size) {
+        // More than any chunk of a pack has is better not taken into memory at once.
+        Ok(length) if length <= CHUNK_MAX as usize => length,
+        _ => return decode_chunk(sha256, size, secret, stored, plain).map(drop),
+    };
+    match stored {
+        [RAW, payload @ ..] if payload.len() == length => plain.extend_from_slice(payload),
+        [ZSTD, payload @ ..] => {
+            plain.reserve(length);
+            let damaged = |source| DecodeError::Damaged { codec: "zstd", source };
+            ZSTD_DECOMPRESSOR
+                .with_borrow_mut(|kept| {
+                    let decompressor = match kept {
+                        Some(decompressor) => decompressor,
+                        None => kept.insert(Decompressor::new()?),
+                    };
+                    decompressor.decompress_to_buffer(payload, plain)
+                })
+                .map_err(damaged)?;
+            match plain.len() {
+                found if found < length => return Err(DecodeError::TooShort { size, found: found as u64 }),
+                found if found > length => return Err(DecodeError::TooLong { size }),
+                _ => {}
+            }
+        }
+        _ => return decode_chunk(sha256, size, secret, stored, plain).map(drop),
+    }
+    let found: [u8; 32] = Sha256::digest(&*plain).into();
+    if found == sha256 {
+        Ok(())
+    } else {
+        Err(DecodeError::Digest { expected: ContentId::Sha256(sha256), found: ContentId::Sha256(found) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::decode_chunk;
     use super::*;
     use crate::contract::noise;
 
@@ -94,6 +144,8 @@ mod tests {
                     let stored = encode(&plain, how, secret);
                     let mut decoded = Vec::new();
                     decode_chunk(id, plain.len() as u64, secret, &stored[..], &mut decoded).expect("our own");
+                    assert!(decoded == plain, "{how:?}");
+                    decode_whole(id, plain.len() as u64, secret, &stored, &mut decoded).expect("our own");
                     assert!(decoded == plain, "{how:?}");
                     assert_eq!(stored, encode(&plain, how, secret), "the same each time");
                 }

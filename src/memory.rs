@@ -1,0 +1,18 @@
+//! How the C library's allocator deals with the buffers that content passes through.
+
+/// From this size on, in bytes, memory is taken from the system for each allocation, and given back with it. That costs a page fault for
+/// each page, so it is more than the kernel reads at once (1 MiB).
+#[cfg(target_env = "gnu")]
+const MAPPED: libc::c_int = 1200 << 10;
+
+/// Gives the memory of large buffers back to the system as soon as they are not used. Left to itself, glibc begins to keep all up to 32 MiB
+/// once it has seen such sizes (mallopt(3), `M_MMAP_THRESHOLD`), separately for each thread: a daemon that has fetched one large file
+/// would hold on to several times what it ever needs at once.
+#[allow(unsafe_code)]
+pub(crate) fn give_back_large_buffers() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
+    }
+}

@@ -159,7 +159,7 @@ async fn damage_is_not_copied() {
     let Sparse { lab, poor, entries, .. } = &Sparse::new(Lab::new());
     lab.change(&poor[0].key, |bytes| bytes[500] ^= 1);
     let before = lab.objects.keys();
-    let error = repacked(lab, &lab.base(entries), 0.5).await.err().expect("damaged");
+    let error = repacked(lab, &lab.base(entries), 0.5).await.expect_err("damaged");
     assert!(matches!(&error, RepackError::Chunk { path, .. } if path == "/c"), "{error}");
     assert_eq!(lab.objects.keys(), before);
 }

@@ -57,7 +57,7 @@ pub(crate) fn open(stor: &StorOptions, namespace: &Namespace) -> anyhow::Result<
 
 /// The same stor, for whoever writes to it: what he relies on is not deleted as garbage meanwhile.
 pub(crate) fn to_write(stor: Arc<dyn Store>, namespace: &Namespace) -> Arc<dyn Store> {
-    Rescuing::new(stor, namespace)
+    Rescuing::around(stor, namespace)
 }
 
 /// Where the flist is that was named on the command line.

@@ -45,7 +45,10 @@ impl From<Amount> for Counted {
 
 pub(crate) async fn run(args: GcArgs) -> anyhow::Result<()> {
     let access = Access::of(&args.stor)?;
-    let grace = parse_duration(&args.grace).map_err(|error| Refused(format!("--grace: {error}")))?;
+    let grace = match &*args.grace {
+        "0" | "0s" => Duration::ZERO,
+        text => parse_duration(text).map_err(|error| Refused(format!("--grace: {error}")))?,
+    };
     let keys: Vec<PrivateKey> =
         args.key.iter().map(|key| keys::private(Some(key))).collect::<anyhow::Result<Vec<_>>>()?.concat();
     let stor = access.open()?;

@@ -105,7 +105,7 @@ fn what_is_packed_again_before_the_second_collection_stays() {
     tree(&other, 10..12);
     let stor = Stor::start_with(&root, &ACCOUNTS);
     let url = url_of(&stor, "all");
-    let lists = (list(&lab, &source, &url, "list"), list(&lab, &other, &url, "other"));
+    let lists = (list(&lab, &source, &url, "list"), list(&lab, &other, &url, "other.flist"));
     // As if all that is there had been put long ago.
     let age = |lists: &Path| {
         let since = std::time::SystemTime::now() - std::time::Duration::from_secs(1_000_000);

@@ -197,11 +197,11 @@ impl<'a> Plan<'a> {
             summary.new_packs += 1;
             summary.new_bytes += pack.bytes;
         }
-        let header = self.header(created, &packs, &table_packs);
         let mut entries = self.base.index().entries().collect::<Result<Vec<_>, _>>()?;
         for entry in &mut entries {
             relocate(entry, &moved, &tables);
         }
+        let header = self.header(created, &self.named_by(&entries), &packs, &table_packs);
         let sealing = self.base.sealing().cloned();
         let write = move || pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref());
         tokio::task::spawn_blocking(write).await.expect("listing does not panic")?;
@@ -299,10 +299,29 @@ impl<'a> Plan<'a> {
         Ok((packs, tables))
     }
 
+    /// The old packs that the new list names, itself or by its tables.
+    fn named_by(&self, entries: &[Entry]) -> HashSet<ObjectKey> {
+        let itself = entries.iter().filter_map(|entry| match entry.content? {
+            Listed::Pack { at, .. } => Some(at.pack),
+            Listed::Chunks { table, .. } => Some(table.at.pack),
+            Listed::V1(_) | Listed::Object { .. } => None,
+        });
+        let by_tables = self.tables.iter().flat_map(|chunks| chunks.iter());
+        let by_tables = by_tables.filter(|chunk| !self.left.contains(&chunk.key));
+        itself.chain(by_tables.filter_map(|chunk| chunk.key.as_str().parse().ok())).collect()
+    }
+
     /// The header of the new list: that of the old one, with other packs.
-    fn header(&self, created: Option<String>, packs: &StoredPacks, tables: &StoredPacks) -> Header {
+    fn header(
+        &self,
+        created: Option<String>,
+        named_still: &HashSet<ObjectKey>,
+        packs: &StoredPacks,
+        tables: &StoredPacks,
+    ) -> Header {
         let old = self.base.index().header();
-        let is_kept = |key: &ObjectKey| !self.left.contains(&listed::key(*key));
+        // A pack of tables may be named no more because its tables were written anew.
+        let is_kept = |key: &ObjectKey| named_still.contains(key);
         let mut named: Vec<Pack> = Vec::new();
         let mut met = HashSet::new();
         let kept = self.packs.iter().filter(|pack| is_kept(&pack.key)).copied();

@@ -41,7 +41,7 @@ impl Collection {
             return Err(GcError::NothingNamed);
         }
         let (unnamed, begun, mut summary) = self.list().await?;
-        let grace = grace.as_secs();
+        let grace = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let now = || begun + self.watch.elapsed().as_secs();
 
         let mut file = File { collection: self, version: Version::read(&*self.stor, &self.name).await? };

@@ -141,7 +141,7 @@ async fn what_a_writer_relies_on_is_struck_off() {
     let Stor { lab, list, dead, .. } = &Stor::new();
     lab.collect(&[list], GRACE, Mode::Delete).await.expect("collected");
     lab.wait().await;
-    let writer = Rescuing::new(lab.stor.clone(), &namespace());
+    let writer = Rescuing::around(lab.stor.clone(), &namespace());
     assert_eq!(writer.has(std::slice::from_ref(dead)).await.expect("asked"), [true]);
     let summary = lab.collect(&[list], GRACE, Mode::Delete).await.expect("collected");
     assert_eq!((summary.deleted.objects, summary.waiting.objects), (0, 1), "it has the grace time again");
@@ -159,7 +159,7 @@ async fn a_writer_at_any_moment_is_told_the_truth() {
         // The collection stops before one of its calls, and the writer looks meanwhile.
         let gate = Gate::default();
         lab.stor.script(std::iter::repeat_n(Trouble::None, calls).chain([Trouble::Wait(gate.clone())]));
-        let writer = Rescuing::new(lab.objects.clone(), &namespace());
+        let writer = Rescuing::around(lab.objects.clone(), &namespace());
         let lists: [&[Entry]; 1] = [list];
         let mut collecting = std::pin::pin!(lab.collect(&lists, GRACE, Mode::Delete));
         tokio::select! {

@@ -36,7 +36,7 @@ pub struct Rescuing {
 
 impl Rescuing {
     /// A stor that is bound to this namespace.
-    pub fn new(inner: Arc<dyn Store>, namespace: &Namespace) -> Arc<dyn Store> {
+    pub fn around(inner: Arc<dyn Store>, namespace: &Namespace) -> Arc<dyn Store> {
         match super::name(namespace) {
             Ok(name) => Arc::new(Self { inner, name, seen: Mutex::default() }),
             // Where the list can have no name, nobody collects garbage.
@@ -169,7 +169,7 @@ mod tests {
         }
 
         fn careful(&self) -> Arc<dyn Store> {
-            Rescuing::new(self.stor.clone(), &self.namespace)
+            Rescuing::around(self.stor.clone(), &self.namespace)
         }
 
         async fn set(&self, garbage: Garbage) {

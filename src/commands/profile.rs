@@ -83,6 +83,7 @@ async fn work(args: &ProfileRecordArgs, signals: &mut Signals) -> anyhow::Result
     if let [program, arguments @ ..] = &args.command[..] {
         return run(program, arguments, signals).await.map(Some);
     }
+    eprintln!("recording what is read from {}, until ctrl-C", args.mountpoint.display());
     match args.seconds {
         Some(seconds) => {
             let _ = tokio::time::timeout(Duration::from_secs(seconds), signals.next()).await;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aysfs_flist::{Entry, Kind, Timestamp};
-use aysfs_store::{Cache, Content, ContentId, FetchError, Mirror};
+use aysfs_store::{Cache, Content, ContentId, FetchError, Key, Mirror};
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 
@@ -71,10 +71,11 @@ pub async fn unpack(
     let plan = Arc::new(blocking(move || lay_out(&of, &to)).await?);
 
     let left = Mutex::new(plan.uses());
+    let packs = Mutex::new(plan.packs());
     stream::iter(&plan.files)
         .map(Ok::<_, UnpackError>)
         .try_for_each_concurrent(PARALLEL, |file| {
-            let left = &left;
+            let (left, packs) = (&left, &packs);
             async move {
                 let path = target.join(&file.path);
                 let fetched = cache.file(&file.content, stors).fetch_all().await;
@@ -88,10 +89,22 @@ pub async fn unpack(
                 if *uses == 0 {
                     cache.remove(&file.content.id, size).ok();
                 }
+                drop(left);
+                let mut packs = packs.lock().unwrap_or_else(PoisonError::into_inner);
+                for key in packs_of(&file.content) {
+                    let uses = packs.get_mut(key).expect("every pack was counted");
+                    *uses -= 1;
+                    if *uses == 0 {
+                        cache.remove_pack(key);
+                    }
+                }
                 Ok(())
             }
         })
         .await?;
+
+    // Those that were still in use.
+    plan.packs().keys().for_each(|key| cache.remove_pack(key));
 
     let (of, to, planned) = (base.clone(), target.to_owned(), plan.clone());
     blocking(move || finish(&of, &to, &planned)).await?;
@@ -112,6 +125,15 @@ struct PlannedFile {
 }
 
 impl Plan {
+    /// How many files each pack is needed for.
+    fn packs(&self) -> HashMap<Key, u32> {
+        let mut uses = HashMap::new();
+        for key in self.files.iter().flat_map(|file| packs_of(&file.content)) {
+            *uses.entry(key.clone()).or_default() += 1;
+        }
+        uses
+    }
+
     /// How many files have each content.
     fn uses(&self) -> HashMap<ContentId, u32> {
         let mut uses = HashMap::new();
@@ -120,6 +142,12 @@ impl Plan {
         }
         uses
     }
+}
+
+/// The packs that a content is in, as far as the list says.
+fn packs_of(content: &Content) -> impl Iterator<Item = &Key> {
+    let tables = content.table.iter().flat_map(|table| table.chunks.iter());
+    content.chunks.iter().chain(tables).filter(|chunk| chunk.part.is_some()).map(|chunk| &chunk.key)
 }
 
 /// Makes everything that needs no content.

@@ -78,7 +78,7 @@ use self::partial::{Partial, Publication, Task};
 use self::room::Fruitless;
 use self::stats::Counters;
 use self::usage::Usage;
-use crate::{Chunk, Content, ContentId, Mirror};
+use crate::{Chunk, Content, ContentId, Key, Mirror};
 
 pub use self::age::Clock;
 pub use self::clean::{CleanMode, Cleaned, Inventory};
@@ -270,6 +270,11 @@ impl Cache {
     pub fn remove(&self, id: &ContentId, size: u64) -> io::Result<()> {
         lock(&self.files).open.pop(&FileKey { id: *id, size });
         self.disk.remove(id)
+    }
+
+    /// Removes what is kept of a pack, unless somebody uses it now.
+    pub fn remove_pack(&self, key: &Key) {
+        self.packs.evict(key, 0, CleanMode::Remove);
     }
 
     /// What it keeps to.

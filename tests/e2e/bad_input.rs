@@ -548,7 +548,7 @@ fn a_pack_that_fails_leaves_the_flist_as_it_was() {
     assert!(said.ends_with("Connection refused (os error 111)\n"), "{said}");
     let said = fails(&lab, &to(&stor.url().replace(SECRET, "wrong")), FAILED);
     assert!(said.starts_with(&format!("aysfs: cannot store content: {shown} (test): ")), "{said}");
-    assert!(said.ends_with(" objects: access denied: check login and passwd of the stor\n"), "{said}");
+    assert!(said.ends_with(": access denied: check login and passwd of the stor\n"), "{said}");
     stor.set(aysfs_store::fault::ServerTrouble::Status(507));
     let said = fails(&lab, &to(&stor.url()), FAILED);
     assert!(said.ends_with("refused: 507 Insufficient Storage: trouble was asked for\n"), "{said}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aysfs_config::{FlistSource, StorUrl, parse_duration};
+use aysfs_store::garbage::Rescuing;
 use aysfs_store::{Namespace, OpenError, StorOptions, Store};
 use url::Url;
 
@@ -52,6 +53,11 @@ pub(crate) fn open(stor: &StorOptions, namespace: &Namespace) -> anyhow::Result<
         OpenError::Directory { .. } => error.into(),
         _ => Refused(error.to_string()).into(),
     })
+}
+
+/// The same stor, for whoever writes to it: what he relies on is not deleted as garbage meanwhile.
+pub(crate) fn to_write(stor: Arc<dyn Store>, namespace: &Namespace) -> Arc<dyn Store> {
+    Rescuing::around(stor, namespace)
 }
 
 /// Where the flist is that was named on the command line.

@@ -1,5 +1,7 @@
 //! The command line: what may be typed, and what it means.
 
+mod tending;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,6 +9,7 @@ use aysfs_config::{ByteSize, Lib, MinFree, Prefetch};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(crate) use self::tending::{FsckArgs, GcArgs, RepackArgs};
 use crate::monitor::Address;
 
 /// Mounts applications from flists: content is fetched when it is first read, verified, and cached.
@@ -90,6 +93,21 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Writes the tree that a flist describes into a new directory.
     Unpack(UnpackArgs),
+    /// Compares a flist with a stor: whether all that it names is there, and right.
+    ///
+    /// Without --full or --sample, content is not fetched: every object has to be there, packs have to be as long as they should be, and
+    /// chunk tables are read. One line for each problem; the exit code is 1 if there is one.
+    Fsck(FsckArgs),
+    /// Deletes from a stor what no flist names.
+    ///
+    /// Two runs, and a grace time between them: the first notes what no flist names, in the named file NAMESPACE.gc of the stor; a later one
+    /// deletes what was noted for the grace time, and is not needed after all. If anything is not certain, such as a flist that cannot be
+    /// read, nothing is deleted. Needs the rights to read, write and delete.
+    Gc(GcArgs),
+    /// Copies what a flist needs of packs that are mostly garbage, and writes a flist that names the new packs.
+    ///
+    /// The old flist stays valid; when it is not in use any more, `aysfs gc` deletes the old packs.
+    Repack(RepackArgs),
     /// Examines flists.
     #[command(subcommand)]
     Flist(FlistCommand),

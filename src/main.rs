@@ -7,6 +7,7 @@ mod cleaning;
 mod cli;
 mod commands;
 mod control;
+mod flists;
 mod frontends;
 mod jobs;
 mod keys;
@@ -81,6 +82,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
             (Some(Command::Pack(args)), _) => commands::pack::run(args).await,
             (Some(Command::Unpack(args)), _) => commands::unpack::run(args).await,
+            (Some(Command::Fsck(args)), _) => commands::fsck::run(args).await,
+            (Some(Command::Gc(args)), _) => commands::gc::run(args).await,
+            (Some(Command::Repack(args)), _) => commands::repack::run(args).await,
             (Some(Command::Flist(FlistCommand::Check(args))), _) => commands::flist::check(&args),
             (Some(Command::Flist(FlistCommand::Show(args))), _) => commands::flist::show(&args),
             (Some(Command::Keygen(args)), _) => commands::keygen::run(&args),

@@ -313,7 +313,8 @@ pub(crate) fn shown(source: &FlistSource) -> String {
 }
 
 fn open_stors(stors: &[StorOptions], namespace: &Namespace) -> anyhow::Result<Mirror> {
-    let stors: Vec<_> = stors.iter().map(|stor| access::open(stor, namespace)).collect::<Result<_, _>>()?;
+    let open = |stor| Ok(access::to_write(access::open(stor, namespace)?, namespace));
+    let stors: Vec<_> = stors.iter().map(open).collect::<anyhow::Result<_>>()?;
     let mut stors = stors.into_iter();
     let first = stors.next().context("no stor to fetch content from")?;
     Ok(Mirror::new(first, stors))

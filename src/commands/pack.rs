@@ -17,7 +17,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::Refused;
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::cli::{Format, PackArgs};
 use crate::output::Output;
 use crate::{keys, progress};
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: PackArgs) -> anyhow::Result<()> {
         spool: output.directory().to_owned(),
     };
 
-    let stor = access.open()?;
+    let stor = access::to_write(access.open()?, &access.namespace);
     let progress = Arc::<Progress>::default();
     let shown = progress.clone();
     let job =
@@ -121,6 +121,9 @@ fn base(flist: &Path, key: Option<&Path>, sealing: Option<&Sealing>) -> anyhow::
         return Err(refused(reason.into()).into());
     }
     if is_sealed(&bytes) {
+        if keys.is_empty() {
+            return Err(refused("is encrypted: name the private key of a recipient with --key".into()).into());
+        }
         let (_, of) =
             Sealing::open(&bytes, &keys).map_err(|error| refused(format!("cannot be opened: {error}")))?;
         if sealing.map(Sealing::secret) != Some(of.secret()) {

@@ -13,6 +13,7 @@ mod diff;
 mod encryption;
 mod fast_start;
 mod faults;
+mod garbage;
 mod legacy;
 mod lifecycle;
 mod overlay_crash;

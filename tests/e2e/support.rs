@@ -335,7 +335,7 @@ fn with_account(url: &str) -> String {
 pub(crate) struct Object {
     /// The content id, by which the cache knows it.
     pub(crate) id: String,
-    /// The key, by which the stor knows it.
+    /// The key, by which the stor knows it, or the pack that it (or its chunk table) is in.
     pub(crate) key: String,
 }
 
@@ -343,11 +343,19 @@ pub(crate) struct Object {
 pub(crate) fn objects(flist: &Path) -> BTreeMap<PathBuf, Object> {
     let text = fs::read(flist).expect("a flist");
     let text = String::from_utf8_lossy(&text);
+    let packs: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# pack ")?.split_once(' '))
+        .map(|(number, rest)| (number, rest.split(' ').next().expect("a key")))
+        .collect();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let files = lines.filter_map(|line| {
         let fields: Vec<_> = line.split('|').collect();
         let (path, id) = (fields[0].trim_start_matches('/'), fields[1]);
-        let key = fields.iter().find_map(|field| field.strip_prefix("obj=")).unwrap_or(id);
+        let column = |name: &str| fields.iter().find_map(|field| field.strip_prefix(name));
+        let place = column("at=").or_else(|| column("chunks="));
+        let pack = place.and_then(|place| packs.get(place.split(':').next()?)).copied();
+        let key = pack.or_else(|| column("obj=")).unwrap_or(id);
         (!id.is_empty()).then(|| (path.into(), Object { id: id.to_owned(), key: key.to_owned() }))
     });
     files.collect()

@@ -6,6 +6,7 @@
 //! - [`load`] brings a flist from a file or a URL to a base; [`pack`] and [`unpack`] go between a directory and a
 //!   flist with its objects, [`profile`] says what of it is read first, and [`warm`] brings it into the cache before that;
 //!   [`push`] keeps a stor, and a published flist, up with local changes.
+//! - [`fsck`] compares a flist with a stor, [`gc`] deletes what no flist names, [`repack`] copies what is left of packs that are mostly garbage.
 //!
 //! What is not here: where objects come from (`aysfs-store`), how a flist is written (`aysfs-flist`), how the
 //! kernel asks (a frontend).
@@ -17,10 +18,14 @@ mod copy;
 mod durable;
 mod edition;
 mod failures;
+mod fetch;
 mod fs;
+pub mod fsck;
+pub mod gc;
 mod held;
 mod listed;
 pub mod load;
+mod named;
 mod numbers;
 mod overlay;
 pub mod pack;
@@ -28,6 +33,9 @@ pub mod profile;
 pub mod push;
 mod rebase;
 mod record;
+pub mod repack;
+#[cfg(test)]
+mod testing;
 mod trace;
 pub mod unpack;
 pub mod warm;

@@ -21,7 +21,7 @@ mod entries;
 mod known;
 mod lend;
 mod marks;
-mod moved;
+pub(crate) mod moved;
 mod names;
 mod open;
 mod origin;

@@ -375,7 +375,7 @@ async fn a_stor_that_chooses_keys_itself_is_understood() {
     let lab = Lab::new();
     let source = lab.path("source");
     fs::create_dir(&source).expect("made");
-    let large = b"large ".repeat(500_000);
+    let large = noise(1, 3 << 20);
     fs::write(source.join("large"), &large).expect("written");
     fs::write(source.join("small"), "small ".repeat(100)).expect("written");
     fs::write(source.join("twin"), "small ".repeat(100)).expect("written");

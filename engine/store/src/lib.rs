@@ -4,6 +4,7 @@
 //!   [`open`] makes one of an address; [`Mirror`] puts several in order of health.
 //! - [`fetch_url`] gets a flist from any web server.
 //! - [`codec`] turns plain bytes into stored bytes and back; [`crypt`] has what it takes to encrypt them.
+//! - [`garbage`] is what is about to be deleted from a stor, and how that is kept from what somebody needs.
 //! - [`Cache`] keeps plain, verified files by content id, and fetches what it lacks.
 //!
 //! The feature `testing` adds what tests need: the contract that every stor keeps as a suite of tests, a stor in
@@ -24,6 +25,7 @@ mod dir;
 pub mod fault;
 mod fetch;
 mod fit;
+pub mod garbage;
 mod key;
 #[cfg(any(test, feature = "testing"))]
 mod memory;

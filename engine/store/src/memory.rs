@@ -48,7 +48,19 @@ impl MemStore {
 
     /// Keeps `body` under `key` even if it does not fit: what a stor might do that is broken, or malicious.
     pub fn insert(&self, key: Key, body: impl Into<Bytes>) {
-        self.contents().objects.insert(key, (body.into(), SystemTime::now()));
+        self.insert_at(key, body, SystemTime::now());
+    }
+
+    /// The same, of an object that was put at that time.
+    pub fn insert_at(&self, key: Key, body: impl Into<Bytes>, created: SystemTime) {
+        self.contents().objects.insert(key, (body.into(), created));
+    }
+
+    /// The keys of all objects, sorted.
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.contents().objects.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Removes a named file.

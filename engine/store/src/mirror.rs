@@ -5,6 +5,7 @@
 //!
 //! A mirror also knows what is encrypted before it goes there, if anything is, and with what: stors never see that.
 
+mod decode;
 mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -52,7 +52,7 @@ impl World {
 }
 
 /// What a list tells of its origin that is made of this base and the changes, where these directories have another path.
-pub(super) fn ancestors(base: &Base, moved: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<Ancestor> {
+pub(crate) fn ancestors(base: &Base, moved: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<Ancestor> {
     let index = base.index();
     let mut ancestors = index.header().ancestors.clone();
     ancestors.push(Ancestor { sha256: index.list_digest(), moved });

@@ -32,6 +32,9 @@ pub(super) const SMALL: u64 = 1 << 20;
 /// The chunks of others: the shortest, the usual, the longest.
 const CHUNK: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
 
+/// A chunk table of more would be longer than a chunk may be: some 250 GiB.
+const CHUNKS: usize = 250_000;
+
 /// How many bytes are in flight, plain and stored.
 const BUDGET: u32 = 64 << 20;
 
@@ -138,7 +141,7 @@ type Work = (Making, OwnedSemaphorePermit);
 
 #[derive(Debug)]
 enum Making {
-    Ready(Step),
+    Ready(Vec<Step>),
     Others(JoinHandle<Vec<Step>>),
 }
 
@@ -161,14 +164,11 @@ impl Steps {
         }
         let (making, _) = self.current.as_mut()?;
         let steps = match making {
-            Making::Others(others) => Some(others.await.expect("reading does not panic")),
-            Making::Ready(_) => None,
+            Making::Ready(steps) => std::mem::take(steps),
+            Making::Others(others) => others.await.expect("reading does not panic"),
         };
-        let (making, permit) = self.current.take()?;
-        match (making, steps) {
-            (Making::Ready(step), _) => Some((vec![step], permit)),
-            (Making::Others(_), steps) => Some((steps.unwrap_or_default(), permit)),
-        }
+        let (_, permit) = self.current.take()?;
+        Some((steps, permit))
     }
 }
 
@@ -250,7 +250,10 @@ impl Feeder {
                 self.ready(Step::Again)?;
                 let mut hashed = Hashed::new(WhileWanted { inner: file, abandoned: &how.abandoned });
                 let (shortest, usual, longest) = CHUNK;
-                for chunk in StreamCDC::new(&mut hashed, shortest, usual, longest) {
+                for (number, chunk) in StreamCDC::new(&mut hashed, shortest, usual, longest).enumerate() {
+                    if number == CHUNKS {
+                        return Err(io::Error::other("it is too large to be listed: leave it out"));
+                    }
                     let plain = chunk?.data;
                     let how = how.clone();
                     self.give(plain.len() as u64, move || vec![Step::Chunk(how.chunk(&plain))])?;
@@ -296,7 +299,7 @@ impl Feeder {
 
     fn ready(&self, step: Step) -> Result<(), Gone> {
         let permit = self.claim(0)?;
-        self.queue.blocking_send((Making::Ready(step), permit)).map_err(|_| Gone)
+        self.queue.blocking_send((Making::Ready(vec![step]), permit)).map_err(|_| Gone)
     }
 
     fn claim(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Gone> {
@@ -365,5 +368,119 @@ impl<R: Read> Read for Hashed<R> {
         self.digest.update(&buffer[..n]);
         self.length += n as u64;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use super::super::read::open_path;
+    use super::*;
+
+    struct Trial {
+        dir: tempfile::TempDir,
+        how: Arc<Encoding>,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let stock = Stock::new(Default::default(), Default::default());
+            let how = Encoding {
+                compression: Compression::default(),
+                secret: None,
+                mapped_stores: MappedStores::Noticed,
+                stock,
+                abandoned: Arc::default(),
+            };
+            Self { dir: tempfile::tempdir().expect("a directory"), how: Arc::new(how) }
+        }
+
+        fn file(&self, position: usize, size: usize) -> Wanted {
+            let path = self.dir.path().join(position.to_string());
+            std::fs::write(&path, aysfs_store::contract::noise(position as u64, size)).expect("written");
+            Wanted { position, path: path.into_os_string().into_encoded_bytes(), size: size as u64 }
+        }
+
+        /// What is told, in short; `opened` is called whenever a file was opened.
+        async fn told(
+            &self,
+            files: Vec<Wanted>,
+            opened: impl Fn(&Path) + Send + Sync + 'static,
+        ) -> Vec<String> {
+            let open = move |_: usize, path: &[u8]| {
+                let path = PathBuf::from(OsStr::from_bytes(path));
+                let file = open_path(&path);
+                opened(&path);
+                file
+            };
+            let tasks = files.into_iter().map(Task::Whole).collect();
+            let mut steps = Steps::of(tasks, Arc::new(open), self.how.clone());
+            let mut told = Vec::new();
+            while let Some((steps, _)) = steps.next().await {
+                told.extend(steps.iter().map(|step| match step {
+                    Step::Again => "again".into(),
+                    Step::Chunk(_) => "chunk".into(),
+                    Step::Read { position, .. } => format!("read {position}"),
+                    Step::Grown(file) => format!("grown {}", file.position),
+                    Step::Unread { position, .. } => format!("unread {position}"),
+                    other => format!("{other:?}"),
+                }));
+            }
+            told.dedup();
+            told
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_told_in_order() {
+        let trial = Trial::new();
+        let files = vec![trial.file(0, 10), trial.file(1, 9 << 20), trial.file(2, 0), trial.file(3, 1 << 20)];
+        let told = trial.told(files, |_| {}).await;
+        let expected = ["chunk", "read 0", "again", "chunk", "read 1", "read 2", "chunk", "read 3"];
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_it_is_read_is_void_and_read_again() {
+        let trial = Trial::new();
+        let changed = Mutex::new(0);
+        let told = trial.told(vec![trial.file(0, 5 << 20)], move |path| {
+            let mut times = changed.lock().expect("no panic");
+            *times += 1;
+            if *times > 1 {
+                return;
+            }
+            // After it was opened the reader looks at it before it reads.
+            let path = path.to_owned();
+            std::thread::spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(path).expect("there");
+                file.write_all(b"+").expect("written");
+            })
+            .join()
+            .expect("no panic");
+        });
+        // Whether the change was seen at once or only afterwards, what counts comes last.
+        assert_eq!(told.await.last().expect("told"), "read 0");
+    }
+
+    #[tokio::test]
+    async fn one_that_has_grown_large_is_left_for_later() {
+        let trial = Trial::new();
+        let grown = Wanted { size: 5, ..trial.file(0, 2 << 20) };
+        assert_eq!(trial.told(vec![grown, trial.file(1, 5)], |_| {}).await, ["grown 0", "chunk", "read 1"]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_read_to_its_end() {
+        let trial = Trial::new();
+        let flag = trial.how.abandoned.clone();
+        let files = vec![trial.file(0, 10), trial.file(1, 9 << 20)];
+        let told = trial.told(files, move |_| flag.store(true, Ordering::Relaxed)).await;
+        assert_eq!(told, ["unread 0", "again", "unread 1"]);
     }
 }

@@ -119,3 +119,111 @@ pub(super) fn open_path(path: &Path) -> io::Result<Option<File>> {
         opened => opened.map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        fs::write(&path, content).expect("written");
+        (dir, path)
+    }
+
+    fn append(path: &Path) {
+        let mut file = OpenOptions::new().append(true).open(path).expect("there");
+        file.write_all(b"+").expect("written");
+    }
+
+    fn whole(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
+        let mut plain = Vec::new();
+        file.read_to_end(&mut plain)?;
+        Ok((plain.len() as u64, plain))
+    }
+
+    #[test]
+    fn a_file_that_changes_once_is_read_again() {
+        let (_dir, path) = file(b"one");
+        let mut reads = 0;
+        let read = read_stable(
+            &path,
+            || open_path(&path),
+            |file, _| {
+                reads += 1;
+                let read = whole(file);
+                if reads == 1 {
+                    append(&path);
+                }
+                read
+            },
+        );
+        let (plain, version) = read.expect("stable the second time");
+        assert_eq!((plain, version.size(), reads), (b"one+".into(), 4, 2));
+    }
+
+    #[test]
+    fn a_file_that_keeps_changing_is_refused() {
+        let (_dir, path) = file(b"one");
+        let mut reads = 0;
+        let refused = read_stable(
+            &path,
+            || open_path(&path),
+            |file, _| {
+                reads += 1;
+                append(&path);
+                whole(file)
+            },
+        );
+        let error = refused.expect_err("never stable");
+        assert_eq!(reads, ATTEMPTS);
+        assert!(matches!(&error, UploadError::Changing(of) if *of == path), "{error:?}");
+    }
+
+    #[test]
+    fn a_file_that_only_seems_unchanged_is_refused() {
+        let (_dir, path) = file(b"one");
+        let refused = read_stable(&path, || open_path(&path), |_, _| Ok((2, ())));
+        assert!(matches!(refused, Err(UploadError::Changing(_))));
+    }
+
+    #[test]
+    fn what_is_swapped_in_is_neither_followed_nor_waited_for() {
+        let (dir, path) = file(b"secret");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("made");
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("made");
+        for path in [&link, &fifo, &dir.path().to_owned()] {
+            let refused = read_stable(path, || open_path(path), |file, _| whole(file));
+            let refused = refused.expect_err("no regular file");
+            assert!(matches!(&refused, UploadError::Changing(of) if of == path), "{refused:?}");
+        }
+        let gone = dir.path().join("gone");
+        let gone = read_stable(&gone, || open_path(&gone), |file, _| whole(file)).expect_err("not there");
+        assert!(matches!(gone, UploadError::Read { .. }), "{gone:?}");
+    }
+
+    #[test]
+    fn holes_are_noted() {
+        let (_dir, path) = file(b"");
+        let sparse = OpenOptions::new().write(true).open(&path).expect("there");
+        sparse.set_len(8 << 20).expect("resizable");
+        sparse.write_all_at(&[1; 4096], 4 << 20).expect("written");
+        let data = || {
+            let read = read_stable(&path, || open_path(&path), |file, _| whole(file));
+            read.expect("read").1.data
+        };
+        let only = std::iter::once((4 << 20)..(4 << 20) + 4096);
+        assert_eq!(data(), Some(only.collect()));
+        sparse.set_len(0).and_then(|()| sparse.set_len(1 << 20)).expect("resizable");
+        assert_eq!(data(), Some(Vec::new()));
+        fs::write(&path, [1; 10_000]).expect("written");
+        assert_eq!(data(), None);
+    }
+}

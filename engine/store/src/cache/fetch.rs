@@ -155,11 +155,15 @@ impl Fetch {
             let (stored, _) = self.cache.stored(&pack, chunk, &self.sources, wish).await?;
             let claim = self.cache.claim(chunk.length(), self.need).await?;
             match self.keep(Material::Stored(stored), Target::File(claim)).await {
-                Ok(arrived) => return Some(arrived),
-                Err(DecodeError::Write(error)) => {
-                    self.cache.disk.failed(&error);
-                    return None;
+                Ok(arrived) => {
+                    // There is no use for both.
+                    if let (Arrived::InFile, Some(part)) = (&arrived, &chunk.part) {
+                        self.cache.usage.subtract(pack.release(&part.range));
+                    }
+                    return Some(arrived);
                 }
+                // The other way knows what to do.
+                Err(DecodeError::Write(_)) => return None,
                 Err(error) => self.cache.reject(&pack, chunk, &self.sources, &error)?,
             }
         }
@@ -356,7 +360,7 @@ impl Fetch {
 }
 
 /// Whether a disk says that it is full.
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use lru::LruCache;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT, fstat, ftruncate, futimens, mkdirat,
-    openat, seek, statat, unlinkat,
+    AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT, fallocate, fstat,
+    ftruncate, futimens, mkdirat, openat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 use tokio::sync::watch;
@@ -44,6 +44,12 @@ pub(super) const DIRECTORY: &str = "packs";
 
 /// The size, in bytes, from which on a file of a pack has a file of its own. It is also the least that is lent.
 const SMALL: u64 = 64 << 10;
+
+/// How much before what is missing is fetched with it at most, in bytes: who wants that waits for it, 1 ms on a link of 1 Gbit/s.
+const BEHIND: u64 = 128 << 10;
+
+/// The block of nearly every filesystem, in bytes.
+const BLOCK: u64 = 4096;
 
 /// How many are kept open.
 const OPEN: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -250,8 +256,11 @@ impl Pack {
         if wish == Wish::Look {
             return Whereabouts::Absent;
         }
-        let window = state.readahead.miss(&gap, self.length);
-        match state.begin(window) {
+        let end = state.readahead.miss(&gap, self.length);
+        // What lies just before it is as likely to be read.
+        let known = state.known();
+        let start = known.end_before(gap.start).max(gap.start.saturating_sub(BEHIND));
+        match state.begin(start..end) {
             Some(begun) => Whereabouts::Missing(begun),
             None => Whereabouts::Absent,
         }
@@ -295,6 +304,18 @@ impl Pack {
         self.file.write_all_at(bytes, offset)?;
         self.state().present.insert(offset..offset + bytes.len() as u64);
         Ok(())
+    }
+
+    /// Gives the room of a part back to the disk, as far as it is whole blocks; returns how much.
+    pub(super) fn release(&self, range: &Range<u64>) -> u64 {
+        let blocks = range.start.next_multiple_of(BLOCK)..range.end - range.end % BLOCK;
+        if blocks.is_empty() {
+            return 0;
+        }
+        self.state().present.remove(&blocks);
+        let length = blocks.end - blocks.start;
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&self.file, punch, blocks.start, length).map_or(0, |()| length)
     }
 
     /// A window has ended, with so much of it from this stor.
@@ -342,11 +363,16 @@ impl Pack {
 }
 
 impl State {
-    /// Notes that the first part of a range that is neither there nor on its way is about to be fetched.
-    fn begin(&mut self, range: Range<u64>) -> Option<Begun> {
+    /// What is there, or on its way.
+    fn known(&self) -> Spans {
         let mut known = self.present.clone();
         self.windows.iter().for_each(|window| known.insert(window.range.clone()));
-        let range = known.gap(&range)?;
+        known
+    }
+
+    /// Notes that the first part of a range that is neither there nor on its way is about to be fetched.
+    fn begin(&mut self, range: Range<u64>) -> Option<Begun> {
+        let range = self.known().gap(&range)?;
         let (sender, progress) = watch::channel(range.start);
         self.windows.push(Window { range: range.clone(), progress });
         Some(Begun { range, progress: sender })
@@ -446,21 +472,38 @@ mod tests {
     fn a_window_is_fetched_once_and_others_wait_for_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let pack = packs(directory.path()).open(&key(), LENGTH).expect("opened");
-        let Whereabouts::Missing(begun) = pack.find(&(1000..2000), Wish::Fetch) else { panic!("missing") };
-        assert!(begun.range.start == 1000 && begun.range.end > 2000);
-        let Whereabouts::Coming(_, until) = pack.find(&(1500..1600), Wish::Look) else {
-            panic!("on its way")
-        };
-        assert_eq!(until, 1600);
+        const START: u64 = 1 << 20;
+        let find = |start, end, wish| pack.find(&(START + start..START + end), wish);
+        let Whereabouts::Missing(begun) = find(1000, 2000, Wish::Fetch) else { panic!("missing") };
+        assert!(begun.range.start == START + 1000 - BEHIND && begun.range.end > START + 2000);
+        let Whereabouts::Coming(_, until) = find(1500, 1600, Wish::Look) else { panic!("on its way") };
+        assert_eq!(until, START + 1600);
         let end = begun.range.end;
         let Whereabouts::Coming(_, until) = pack.find(&(end - 1..end + 1), Wish::Look) else {
             panic!("begun")
         };
         assert_eq!(until, end, "the rest is asked for after that");
-        pack.write(1000, &[1; 5000]).expect("written");
+        pack.write(begun.range.start, &[1; 5000]).expect("written");
         pack.ended(&begun.range, 5000, None);
-        assert!(matches!(pack.find(&(5999..6000), Wish::Look), Whereabouts::Here { .. }));
-        assert!(matches!(pack.find(&(5999..6001), Wish::Look), Whereabouts::Absent));
+        let arrived = begun.range.start + 5000;
+        assert!(matches!(pack.find(&(arrived - 1..arrived), Wish::Look), Whereabouts::Here { .. }));
+        assert!(matches!(pack.find(&(arrived - 1..arrived + 1), Wish::Look), Whereabouts::Absent));
+        let Whereabouts::Missing(next) = pack.find(&(arrived + 10..arrived + 20), Wish::Fetch) else {
+            panic!("missing")
+        };
+        assert_eq!(next.range.start, arrived, "nothing is fetched twice");
+    }
+
+    #[test]
+    fn what_is_released_takes_no_room_and_is_not_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pack = packs(directory.path()).open(&key(), LENGTH).expect("opened");
+        pack.write(0, &[1; 100_000]).expect("written");
+        assert_eq!(pack.release(&(5000..9000)), 0, "no whole block");
+        assert_eq!(pack.release(&(5000..50_000)), 40_960);
+        assert!(pack.has(&(0..8192)) && !pack.has(&(8192..8193)) && pack.has(&(49_152..100_000)));
+        let allocated = blocks(&fstat(&pack.file).expect("stat"));
+        assert!(allocated <= 100_000 - 40_960 + 2 * BLOCK, "{allocated}");
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Spans {
         Some(start..end)
     }
 
+    /// Where the last range ends that begins before; 0 if there is none.
+    pub(super) fn end_before(&self, at: u64) -> u64 {
+        self.0.range(..at).next_back().map_or(0, |(_, end)| *end)
+    }
+
     pub(super) fn contains(&self, range: &Range<u64>) -> bool {
         self.gap(range).is_none()
     }
@@ -82,6 +87,10 @@ mod tests {
             let ends: Vec<_> = spans.0.iter().flat_map(|(start, end)| [*start, *end]).collect();
             assert!(ends.is_sorted_by(|a, b| a < b), "{ends:?}");
             for start in 0..LENGTH {
+                if start > 0 && !has(start) && !has(start - 1) {
+                    let before = (0..start).rev().find(|at| has(*at)).map_or(0, |at| at + 1);
+                    assert_eq!(spans.end_before(start), before);
+                }
                 for end in start..=LENGTH {
                     let gap = (start..end)
                         .find(|at| !has(*at))

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::Cache;
+use super::fetch::is_full;
 use super::packs::{Begun, Pack, Whereabouts, Wish};
 use super::room::Need;
 use crate::codec::{self, DecodeError};
@@ -236,8 +237,12 @@ impl WindowFetch {
     async fn write(&self, at: u64, bytes: BytesMut) -> io::Result<()> {
         let (cache, pack) = (self.cache.clone(), self.pack.clone());
         let written = tokio::task::spawn_blocking(move || {
-            pack.write(at, &bytes)?;
-            cache.usage.add(bytes.len() as u64);
+            let length = bytes.len() as u64;
+            match pack.write(at, &bytes) {
+                Err(error) if is_full(&error) && cache.make_space(length) => pack.write(at, &bytes)?,
+                written => written?,
+            }
+            cache.usage.add(length);
             Ok(())
         });
         let written = written.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));

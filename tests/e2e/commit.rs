@@ -28,8 +28,9 @@ fn fresh(lab: &Lab, flist: &Path, stor: &str) -> (Daemon, PathBuf) {
     let (point, cache) = (lab.dir("fresh"), lab.path("fresh-cache"));
     let args =
         ["mount".as_ref(), flist.as_os_str(), point.as_os_str(), "--cache".as_ref(), cache.as_os_str()];
-    let mut daemon =
-        Daemon::start(args.into_iter().chain(["--namespace", "test", "--stor", stor].map(OsStr::new)));
+    let mut daemon = Daemon::start(
+        args.into_iter().chain(["--namespace", "test", "--stor", stor, "--prefetch", "none"].map(OsStr::new)),
+    );
     daemon.wait_for_log("all mounts are up");
     (daemon, point)
 }

@@ -186,7 +186,8 @@ fn a_body_that_stops_is_an_io_error() {
 
 #[test]
 fn a_flipped_byte_is_an_io_error() {
-    is_an_io_error(&ServerTrouble::Flip(1500), "");
+    // Of a part of a pack it may be one of a neighbour.
+    is_an_io_error_in(&["v1-long"], &ServerTrouble::Flip(1500), "");
 }
 
 #[test]

@@ -264,7 +264,8 @@ fn trouble_with_a_stor_shows() {
         fs::write(source.join(name), tree::noise(seed, 50_000)).expect("a file");
     }
     let stor = Faulty::start(&lab.dir("stor"));
-    let flist = pack(&lab, &source, &stor.direct(), "v2");
+    // Each by itself: of a pack, neighbours would come with the first.
+    let flist = pack(&lab, &source, &stor.direct(), "v1-long");
     let more = [&["--deadline", "5s"][..], &ANY].concat();
     let mut mounted = Mounted::with(&lab, &flist, &stor.url(), &more);
     let at = address(&mut mounted.daemon);

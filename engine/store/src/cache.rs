@@ -1,6 +1,6 @@
 //! The cache: plain, verified files by content id, and the fetches that fill it.
 //!
-//! The directory holds `<2 hex>/<content id>`, `packs/<key>` (see [`packs`]) and `partial/`. Its invariants:
+//! The directory holds `<2 hex>/<content id>`, `packs/<key>` (see `packs.rs`) and `partial/`. Its invariants:
 //! - A file gets its final name complete and verified, in one step. What is fetched in pieces is a sparse file
 //!   without a name until its last chunk has arrived; chunks that are there are served meanwhile.
 //! - Nothing reaches a reader before its chunk has the digest that the flist names. A file of several chunks is

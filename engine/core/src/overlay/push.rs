@@ -153,6 +153,8 @@ impl Overlay {
             .iter()
             .map(|at| Waiting::new(&entries[*at], Some("it is open for writing".into())))
             .collect();
+        // What has not changed is named by the last list.
+        let has_new = !ready.is_empty();
         let mut unsent: HashSet<usize> = busy.into_iter().collect();
         let inos: Arc<HashMap<usize, Ino>> =
             Arc::new(files.iter().map(|(position, file)| (*position, file.ino)).collect());
@@ -250,6 +252,9 @@ impl Overlay {
         // The tables of files that were sent earlier name packs that the last list names.
         let in_tables = old.packs.iter().copied().chain(last_packs).chain(in_tables);
         pack::name_packs(&mut header, &entries, &packs, in_tables);
+        if has_new {
+            pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await?;
+        }
         let sealing = self.sealing(&base);
         Ok(Sent { entries, header, sealing, files: count, waiting, new_objects, new_bytes })
     }

@@ -7,6 +7,7 @@ use aysfs_store::{Fault, Key, Mirror, Store, StoreError, Stored, Upload};
 use sha2::{Digest, Sha256};
 
 use super::error::{UploadError, blocking};
+use crate::listed;
 use crate::push::Journal;
 
 /// Where objects go.
@@ -42,6 +43,22 @@ impl To<'_> {
         let fault = Fault::Unavailable("it has taken the object, and does not have it".into());
         StoreError { stor: stor.to_owned(), subject: key.to_string(), fault }
     }
+}
+
+/// How many packs a stor is asked about at once.
+const ASKED: usize = 1000;
+
+/// Asks for the packs that a list is about to name, also those that nobody has sent now, so that no collection of garbage takes them for
+/// garbage (see [`aysfs_store::garbage`]). That one is missing is no reason to keep the list from being written: it was named before.
+pub(crate) async fn rely_on(to: To<'_>, packs: &[Pack]) -> Result<(), StoreError> {
+    let keys: Vec<_> = packs.iter().map(|pack| listed::key(pack.key)).collect();
+    for keys in keys.chunks(ASKED) {
+        let there = to.has(keys).await?;
+        for (key, _) in keys.iter().zip(there).filter(|(_, there)| !there) {
+            tracing::warn!(pack = %key, "the flist names a pack that the stor does not have any more");
+        }
+    }
+    Ok(())
 }
 
 /// A pack that is in the stor.

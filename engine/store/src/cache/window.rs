@@ -66,7 +66,12 @@ impl Cache {
             }
             let mut plain = Vec::new();
             match codec::decode_whole(sha256, chunk.length(), sources.secret(), &stored, &mut plain) {
-                Ok(()) => return Some((plain, waited)),
+                Ok(()) => {
+                    if waited == Waited::Yes {
+                        self.counters.plain_bytes.add(chunk.length());
+                    }
+                    return Some((plain, waited));
+                }
                 Err(error) => self.reject(&pack, chunk, sources, &error)?,
             }
         }

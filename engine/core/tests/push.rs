@@ -43,8 +43,9 @@ async fn push(pusher: &Pusher) -> Pushed {
 /// Pushes one new object, and gives up when its list is about to reach the stor.
 async fn give_up_at_the_list(lab: &Lab, pusher: &Pusher) {
     let gate = Gate::default();
-    // Whether the stor has the object, the object, whether it has it now, the list.
-    lab.stor.script([Trouble::None, Trouble::None, Trouble::None, Trouble::Wait(gate.clone())]);
+    // Whether the stor has the pack, the pack, whether it has it now, whether it has all that the list names, the list.
+    let before = std::iter::repeat_n(Trouble::None, 4);
+    lab.stor.script(before.chain([Trouble::Wait(gate.clone())]));
     let progress = Arc::default();
     tokio::select! {
         _ = pusher.round(&progress) => panic!("it waits"),

@@ -419,6 +419,11 @@ impl Cache {
     /// Gives up a partial whose file cannot be read.
     fn give_up(&self, partial: &Arc<Partial>, error: &io::Error) {
         self.disk.failed(error);
+        self.drop_partial(partial);
+    }
+
+    /// Forgets what is there of a partial; whoever reads it now goes on with it.
+    fn drop_partial(&self, partial: &Arc<Partial>) {
         let key = PartialKey(partial.content().clone());
         let mut files = lock(&self.files);
         if files.partials.peek(&key).is_some_and(|known| Arc::ptr_eq(known, partial)) {

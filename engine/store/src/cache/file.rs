@@ -171,7 +171,13 @@ impl CachedFile {
                 .map(|index| this.arrive_in_file(&partial, index))
                 .buffered(AHEAD)
                 .try_for_each(|()| ready(Ok(())))
-                .await?;
+                .await
+                .inspect_err(|error| {
+                    // What came before takes the room that others need.
+                    if error.is_lack_of_room() {
+                        self.cache.drop_partial(&partial);
+                    }
+                })?;
             let publication = self.cache.publication(&partial);
             return publication.ok_or_else(|| FetchError::new(self.content.id, Reason::Gap))?.await;
         }

@@ -1,7 +1,7 @@
 //! Packs of which little is left: what a list still needs of them is copied into new ones.
 //!
 //! A pack is deleted as a whole, when no list names it. A list that was made on top of others may name packs for the sake of a few
-//! chunks. [`repack`] copies those, as they are stored, writes the chunk tables that name them anew, and then a list of the same tree.
+//! chunks. A repack copies those, as they are stored, writes the chunk tables that name them anew, and then a list of the same tree.
 //! Nothing of what was there is touched: the old list stays valid, and a later collection of garbage deletes what nobody names any more.
 //!
 //! Each chunk that is copied is decoded to its digest first, so that no damage is carried into a pack whose name says that it is sound.
@@ -26,7 +26,7 @@ use crate::overlay::moved::ancestors;
 use crate::pack::{self, ListError};
 use crate::{fetch, listed};
 
-/// How far it is; read by whoever shows it, while [`repack`] runs.
+/// How far it is; read by whoever shows it, while it runs.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Stored bytes to be copied.

@@ -1,6 +1,6 @@
 //! Content into the cache before anybody reads it: what is read first at a start, some paths, or everything.
 //!
-//! The base is walked twice: once to know how much there is to do, and whether there is room for it ([`walk`]), and once to
+//! The base is walked twice: once to know how much there is to do, and whether there is room for it (`warm/walk.rs`), and once to
 //! do it, in the order of the tree. A pack of which most is wanted is fetched whole, in a few large requests; what is wanted of any other
 //! is fetched like what a reader asks for. What is fetched is verified here: each small file is decoded once.
 //!

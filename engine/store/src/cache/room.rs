@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::age::seconds;
+use super::age::{Seconds, seconds};
 use super::clean::{CleanMode, Pass};
 use super::upkeep::{IDLE, TICK};
 use super::usage::{Claim, Space};
@@ -102,9 +102,10 @@ impl Cache {
 
     /// Evicts so much because the disk is full, whatever the limits are; returns whether anything went. Blocks.
     pub fn make_space(&self, bytes: u64) -> bool {
+        let has_given_up = self.give_up_partials(Seconds::MAX) > 0;
         let mut fruitless = lock(&self.cleaning);
         if fruitless.is_some_and(|at| at.elapsed() < FRUITLESS) {
-            return false;
+            return has_given_up;
         }
         // More than that: not each one who writes is to look at all files, and a disk that is full needs some room for itself.
         let total = Space::of(self.disk.root(), MinFree::default()).map_or(0, |space| space.total);
@@ -125,7 +126,7 @@ impl Cache {
         } else {
             tracing::info!("the disk is full: evicted {evicted} bytes from the cache");
         }
-        evicted > 0
+        evicted > 0 || has_given_up
     }
 
     /// What [`Upkeep`] does when the cache comes near its limits.
@@ -155,7 +156,7 @@ impl Cache {
     /// Evicts for as long as there is an excess, and something to evict.
     fn evict_while(&self, excess: impl Fn() -> u64) -> io::Result<()> {
         let mut busy = HashSet::new();
-        self.give_up_partials();
+        self.give_up_partials(self.options.clock.now().saturating_sub(seconds(IDLE)));
         loop {
             let bytes = excess();
             if bytes == 0 {
@@ -170,9 +171,8 @@ impl Cache {
         }
     }
 
-    /// Gives up what was fetched of files that nobody has read for a while: it has no name, so no pass finds it.
-    fn give_up_partials(&self) {
-        let idle_since = self.options.clock.now().saturating_sub(seconds(IDLE));
+    /// Gives up what was fetched of files that nobody has read since: it has no name, so no pass finds it. Returns of how many.
+    fn give_up_partials(&self, idle_since: Seconds) -> usize {
         let mut files = lock(&self.files);
         let idle: Vec<_> = files
             .partials
@@ -181,9 +181,10 @@ impl Cache {
             .filter(|(_, partial)| partial.last_read() < idle_since)
             .map(|(_, partial)| PartialKey(partial.content().clone()))
             .collect();
-        for key in idle {
-            files.partials.pop(&key);
+        for key in &idle {
+            files.partials.pop(key);
             self.counters.evicted_partials.add(1);
         }
+        idle.len()
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::ready;
+use futures::future::{join_all, ready};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
@@ -167,17 +167,19 @@ impl CachedFile {
                 continue;
             }
             let everything = partial.chunks(&(0..self.content.size));
-            stream::iter(everything)
+            let arrived = stream::iter(everything)
                 .map(|index| this.arrive_in_file(&partial, index))
                 .buffered(AHEAD)
                 .try_for_each(|()| ready(Ok(())))
-                .await
-                .inspect_err(|error| {
-                    // What came before takes the room that others need.
-                    if error.is_lack_of_room() {
-                        self.cache.drop_partial(&partial);
-                    }
-                })?;
+                .await;
+            if let Err(error) = arrived {
+                if error.is_lack_of_room() {
+                    // What has come, or is still coming, takes the room that others need.
+                    self.cache.drop_partial(&partial);
+                    join_all(partial.under_way()).await;
+                }
+                return Err(error);
+            }
             let publication = self.cache.publication(&partial);
             return publication.ok_or_else(|| FetchError::new(self.content.id, Reason::Gap))?.await;
         }

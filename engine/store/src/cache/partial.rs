@@ -260,6 +260,16 @@ impl Partial {
         Some(state.publication.get_or_insert_with(|| start(file)).clone())
     }
 
+    /// The fetches that have not ended.
+    pub(super) fn under_way(&self) -> Vec<ChunkTask> {
+        let state = lock(&self.state);
+        let tasks = state.slots.iter().filter_map(|slot| match slot {
+            Slot::Fetching(task) => Some(task.clone()),
+            Slot::Missing | Slot::InFile | Slot::InMemory(_) => None,
+        });
+        tasks.collect()
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.doubt().is_none()

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::{Fetch, Way};
-use super::packs::{Wish, small};
+use super::packs::small;
 use super::partial::{Accept, Arrived, Partial, Want};
 use super::room::Need;
 use super::verified::VerifiedFile;
@@ -64,7 +64,7 @@ impl CachedFile {
         {
             return None;
         }
-        let (plain, waited) = cache.packed(chunk, sources, Wish::Fetch).await?;
+        let (plain, waited) = cache.packed(&pack, chunk, sources).await?;
         match waited {
             Waited::Yes => cache.counters.misses.add(1),
             Waited::No => cache.counters.hits.add(1),

@@ -51,16 +51,15 @@ impl Cache {
     /// fetched by itself.
     pub(super) async fn packed(
         self: &Arc<Self>,
+        pack: &Arc<Pack>,
         chunk: &Chunk,
         sources: &Arc<Mirror>,
-        wish: Wish,
     ) -> Option<(Vec<u8>, Waited)> {
         let Check::Sha256(sha256) = chunk.check else { return None };
-        let pack = self.pack_of(chunk)?;
         let mut waited = Waited::No;
         // What was in the directory may be wrong; what is fetched then may be, too.
         for _ in 0..2 {
-            let (stored, how) = self.stored(&pack, chunk, sources, wish).await?;
+            let (stored, how) = self.stored(pack, chunk, sources, Wish::Fetch).await?;
             if how == Waited::Yes {
                 waited = how;
             }
@@ -72,7 +71,7 @@ impl Cache {
                     }
                     return Some((plain, waited));
                 }
-                Err(error) => self.reject(&pack, chunk, sources, &error)?,
+                Err(error) => self.reject(pack, chunk, sources, &error)?,
             }
         }
         None

@@ -332,6 +332,8 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
     let (mut mounted, mut served) = (Vec::<Arc<Mounted>>::new(), Vec::new());
     for Ready { plan, entries, fs, shows, pusher, about } in ready {
         let is_gone = Arc::<AtomicBool>::default();
+        // Before there are readers: what is on its way they wait for.
+        let prefetch = Prefetching::start(plan.prefetch, &plan.point, &shows);
         let one = make_free(&plan.point)
             .with_context(|| plan.point.display().to_string())
             .and_then(|()| Ok(plan.frontend.mount(fs, &plan.point, &plan.options, &Handle::current())?));
@@ -343,7 +345,6 @@ fn mount(ready: Vec<Ready>) -> anyhow::Result<(Vec<Arc<Mounted>>, Vec<Served>)> 
                 return Err(error);
             }
         };
-        let prefetch = Prefetching::start(plan.prefetch, &plan.point, &shows);
         let reload = plan.flist.map(|flist| {
             let reloading = Reloading {
                 point: plan.point.clone(),

@@ -24,7 +24,8 @@ use super::input::Input;
 use super::lane::Lane;
 use super::packs::Wish;
 use super::partial::{Arrived, ChunkTask, Partial, Progress};
-use super::room::Need;
+use super::room::{Need, TRIES, is_full};
+use super::run::{Landed, Landing};
 use super::sparse::SparseWriter;
 use super::usage::Claim;
 use crate::codec::{self, DecodeError, Decoded, Sink};
@@ -53,10 +54,11 @@ pub(super) struct Fetch {
 }
 
 /// What is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// What is kept of packs, then the stors.
     ByPack,
+    /// What was asked for together with others, then the stors.
+    ByRun(Landing),
     /// The stors: what is kept of the pack was of no help, and the reader waits since then.
     ByItself(Instant),
 }
@@ -101,15 +103,17 @@ impl Fetch {
             .shared()
     }
 
-    async fn run(self) -> Result<Arrived, FetchError> {
-        let (from_pack, began) = match self.way {
-            Way::ByPack => {
-                let began = Instant::now();
-                (self.chunk_from_pack().await, began)
+    async fn run(mut self) -> Result<Arrived, FetchError> {
+        let mut began = Instant::now();
+        let at_once = match std::mem::replace(&mut self.way, Way::ByItself(began)) {
+            Way::ByPack => self.chunk_from_pack().await,
+            Way::ByRun(landing) => self.chunk_from_run(landing).await,
+            Way::ByItself(since) => {
+                began = since;
+                None
             }
-            Way::ByItself(began) => (None, began),
         };
-        let ended = match from_pack {
+        let ended = match at_once {
             Some(arrived) => Ok(arrived),
             None => self.chunk_from_any(began).await.map_err(|reason| self.error(reason)),
         };
@@ -137,9 +141,11 @@ impl Fetch {
             let file = cache.file(partial.content(), &sources);
             for index in 0..partial.content().chunks.len() {
                 let need = Need::IfThereIsRoom;
-                if cache.is_tight(partial.content().size)
-                    || file.want(&partial, index, need, Way::ByPack).arrived().await.is_err()
-                {
+                if cache.is_tight(partial.content().size) {
+                    break;
+                }
+                file.begin_run(&partial, index..partial.content().chunks.len(), need);
+                if file.want(&partial, index, need, Way::ByPack).arrived().await.is_err() {
                     break;
                 }
             }
@@ -168,6 +174,24 @@ impl Fetch {
             }
         }
         None
+    }
+
+    /// The chunk, if the request that was made for it and others brings it.
+    async fn chunk_from_run(&self, landing: Landing) -> Option<Arrived> {
+        let Landed { stored, stor, _landing } = landing.await.ok()?;
+        let claim = self.cache.claim(self.chunk().length(), self.need).await?;
+        match self.keep(Material::Stored(stored), Target::File(claim)).await {
+            Ok(arrived) => Some(arrived),
+            // The other way knows what to do.
+            Err(DecodeError::Write(_)) => None,
+            Err(source) => {
+                let error =
+                    SourceError::Body { stor: stor.name().into(), key: self.chunk().key.clone(), source };
+                tracing::debug!("fetch failed: {error}");
+                self.sources.report(&stor, self.outcome(&error));
+                None
+            }
+        }
     }
 
     async fn keep(&self, material: Material, target: Target) -> Result<Arrived, DecodeError> {
@@ -268,17 +292,20 @@ impl Fetch {
         let length = self.chunk().length();
         // What memory can never hold cannot be read through either.
         let need = if self.cache.memory.could_hold(length) { self.need } else { Need::AtAnyRate };
-        let mut may_evict = true;
+        let mut evictions = 0..TRIES;
         while self.cache.disk.is_writable()
             && let Some(claim) = self.cache.claim(length, need).await
         {
             match self.attempt(stor, patience, lane, reach, Target::File(claim)).await {
                 Ok(arrived) => return Ok(Ok(arrived)),
                 Err(Miss::Source(error)) => return Ok(Err(error)),
-                Err(Miss::Local(error)) if may_evict && is_full(&error) && self.make_space(length).await => {
-                    may_evict = false;
+                Err(Miss::Local(error)) => {
+                    let is_room_made =
+                        is_full(&error) && evictions.next().is_some() && self.make_space(length).await;
+                    if !is_room_made {
+                        self.cache.disk.failed(&error);
+                    }
                 }
-                Err(Miss::Local(error)) => self.cache.disk.failed(&error),
             }
         }
         let room = self.cache.memory.reserve(length);
@@ -357,11 +384,6 @@ impl Fetch {
             error => flaw(error).into(),
         })
     }
-}
-
-/// Whether a disk says that it is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Why there is no chunk: what the stors said, or that none could be asked within the deadline.

@@ -12,16 +12,17 @@ use tokio::time::Instant;
 use super::disk::Found;
 use super::error::{FetchError, Reason};
 use super::fetch::{Fetch, Way};
-use super::packs::small;
+use super::packs::{Whereabouts, Wish, small};
 use super::partial::{Accept, Arrived, Partial, Want};
 use super::room::Need;
+use super::run::{self, Run};
 use super::verified::VerifiedFile;
 use super::window::Waited;
 use super::{Cache, Place, lock};
 use crate::{Content, Mirror, table};
 
 /// How many chunks of a file are fetched at once when all of it is wanted: some leave room for other readers.
-const AHEAD: usize = 8;
+const AHEAD: usize = 24;
 
 /// A content of a [`Cache`], wherever its bytes are now. Cheap to clone; keeps nothing open.
 ///
@@ -47,8 +48,8 @@ impl CachedFile {
         let began = Instant::now();
         match self.read_packed(&part).await {
             Some(bytes) => Ok(bytes),
-            None if small(&self.content).is_some() => self.read_kept(part, Way::ByItself(began)).await,
-            None => self.resolved().await?.read_kept(part, Way::ByPack).await,
+            None if small(&self.content).is_some() => self.read_kept(part, || Way::ByItself(began)).await,
+            None => self.resolved().await?.read_kept(part, || Way::ByPack).await,
         }
     }
 
@@ -96,7 +97,7 @@ impl CachedFile {
         Ok(with(chunks))
     }
 
-    async fn read_kept(&self, part: Range<u64>, way: Way) -> Result<Bytes, FetchError> {
+    async fn read_kept(&self, part: Range<u64>, way: impl Fn() -> Way) -> Result<Bytes, FetchError> {
         loop {
             match self.cache.locate(&self.content) {
                 Place::Open(file) => {
@@ -118,7 +119,7 @@ impl CachedFile {
                     } else if self.content.chunks.is_empty() {
                         // It was there a moment ago.
                         return Box::pin(self.read(part.start, length(&part))).await;
-                    } else if let Some(bytes) = self.read_partial(&partial, &part, way).await? {
+                    } else if let Some(bytes) = self.read_partial(&partial, &part, &way).await? {
                         return Ok(bytes);
                     }
                 }
@@ -166,9 +167,12 @@ impl CachedFile {
                 doubt.await;
                 continue;
             }
-            let everything = partial.chunks(&(0..self.content.size));
-            let arrived = stream::iter(everything)
-                .map(|index| this.arrive_in_file(&partial, index))
+            let chunks = this.content.chunks.len();
+            let arrived = stream::iter(0..chunks)
+                .map(|index| {
+                    this.begin_run(&partial, index..chunks, Need::AtAnyRate);
+                    this.arrive_in_file(&partial, index)
+                })
                 .buffered(AHEAD)
                 .try_for_each(|()| ready(Ok(())))
                 .await;
@@ -200,17 +204,18 @@ impl CachedFile {
         &self,
         partial: &Arc<Partial>,
         part: &Range<u64>,
-        way: Way,
+        way: impl Fn() -> Way,
     ) -> Result<Option<Bytes>, FetchError> {
         partial.touch(self.cache.options.clock.now());
         // All are asked for before the first is waited for.
         let chunks = partial.chunks(part);
         let wanted: Vec<_> =
-            chunks.clone().map(|index| self.want(partial, index, Need::IfThereIsRoom, way)).collect();
+            chunks.clone().map(|index| self.want(partial, index, Need::IfThereIsRoom, way())).collect();
         // What may have to be kept in memory is for those who wait.
         if self.cache.disk.is_writable() && !self.cache.is_tight(self.content.size) {
-            for index in partial.ahead(part) {
-                drop(self.want(partial, index, Need::IfThereIsRoom, way));
+            let ahead = partial.ahead(part);
+            for index in ahead.clone() {
+                self.begin_run(partial, index..ahead.end, Need::IfThereIsRoom);
             }
         }
         let counters = &self.cache.counters;
@@ -244,6 +249,50 @@ impl CachedFile {
         } else {
             Err(FetchError::new(self.content.id, Reason::Gap))
         }
+    }
+
+    /// Begins to fetch the first of some chunks, unless somebody has, and with it those that follow where one request brings them.
+    pub(super) fn begin_run(&self, partial: &Arc<Partial>, chunks: Range<usize>, need: Need) {
+        let first = chunks.start;
+        if !partial.lacks(first) {
+            return;
+        }
+        let mut run = Run::default();
+        let members = self.adjoining(partial, chunks);
+        if members.len() < 2 {
+            drop(self.want(partial, first, need, Way::ByPack));
+            return;
+        }
+        for (index, part) in (first..).zip(members) {
+            let landing = run.add(part);
+            drop(self.want(partial, index, need, Way::ByRun(landing)));
+        }
+        run.start(&self.cache, &self.sources, self.content.chunks[first].key.clone());
+    }
+
+    /// The parts of a pack that are the first of these chunks, for as long as they are missing, and adjoin.
+    fn adjoining(&self, partial: &Partial, chunks: Range<usize>) -> Vec<Range<u64>> {
+        let first = &self.content.chunks[chunks.start];
+        let Some(pack) = self.cache.pack_of(first) else { return Vec::new() };
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        for index in chunks {
+            let chunk = &self.content.chunks[index];
+            let Some(part) = chunk.part.as_ref().filter(|_| chunk.key == first.key) else { break };
+            let part = &part.range;
+            let (start, end) = parts
+                .first()
+                .zip(parts.last())
+                .map_or((part.start, part.start), |(first, last)| (first.start, last.end));
+            if part.start != end
+                || part.end - start > run::LENGTH
+                || !partial.lacks(index)
+                || !matches!(pack.find(part, Wish::Look), Whereabouts::Absent)
+            {
+                break;
+            }
+            parts.push(part.clone());
+        }
+        parts
     }
 
     pub(super) fn want(&self, partial: &Arc<Partial>, index: usize, need: Need, way: Way) -> Want {

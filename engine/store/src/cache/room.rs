@@ -24,7 +24,7 @@ const FRUITLESS: Duration = Duration::from_secs(2);
 const LEAST_ROOM: u64 = 4 << 20;
 
 /// How often one who writes tries to get room that others are faster to take.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 
 /// How badly somebody needs a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ pub(super) enum Need {
 
 /// The time at which eviction found nothing the last time.
 pub(super) type Fruitless = Option<Instant>;
+
+/// Whether a disk says that it is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 impl Cache {
     /// Claims room in the directory for one who is about to write; `None`: there is none, and none can be made.
@@ -127,6 +132,21 @@ impl Cache {
             tracing::info!("the disk is full: evicted {evicted} bytes from the cache");
         }
         evicted > 0 || has_given_up
+    }
+
+    /// Writes so much; where the disk is full, again when other content has made room for it. Blocks.
+    pub(super) fn write_with_room(
+        &self,
+        bytes: u64,
+        mut write: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut tries = 0..TRIES;
+        loop {
+            match write() {
+                Err(error) if is_full(&error) && tries.next().is_some() && self.make_space(bytes) => {}
+                written => return written,
+            }
+        }
     }
 
     /// What [`Upkeep`] does when the cache comes near its limits.

@@ -1,23 +1,19 @@
 //! Fetching parts of packs, and what is in them.
 //!
-//! A window is fetched by one request of the first healthy stor, for whoever is waiting. It is a shortcut, and knows no second
-//! attempt: if it fails, or if what it brings is not what the flist names, its readers take the way of [`Fetch`](super::fetch::Fetch), chunk by
-//! chunk, which asks all stors and tells what went wrong.
+//! A window is fetched by one request of the first healthy stor, for whoever is waiting. It is a shortcut, as a [`Reply`] is.
 
 use std::io;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use futures::StreamExt;
-use tokio::time::timeout;
 
 use super::Cache;
-use super::fetch::is_full;
 use super::packs::{Begun, Pack, Whereabouts, Wish};
-use super::room::Need;
+use super::reply::{Reply, ReplyError, Turn};
+use super::room::{Need, is_full};
 use crate::codec::{self, DecodeError};
-use crate::mirror::{Asked, Outcome};
-use crate::{Check, Chunk, Fault, Key, Mirror, Store};
+use crate::mirror::Outcome;
+use crate::{Check, Chunk, Key, Mirror, Store};
 
 /// How many requests fetch a pack at the same time, and how much one of them is for, in bytes.
 const REQUESTS: u64 = 4;
@@ -32,10 +28,10 @@ pub(super) enum Waited {
 }
 
 impl Cache {
-    /// The pack of a chunk; `None` if it is an object of its own, or the directory does not take it.
+    /// What is kept of the pack of a chunk; `None` if it is an object of its own, or the directory does not take it.
     pub(super) fn pack_of(&self, chunk: &Chunk) -> Option<Arc<Pack>> {
         let part = chunk.part.as_ref()?;
-        if !self.disk.is_writable() {
+        if !self.disk.is_writable() && !self.packs.contains(&chunk.key, part) {
             return None;
         }
         match self.packs.open(&chunk.key, part.pack) {
@@ -86,6 +82,7 @@ impl Cache {
         wish: Wish,
     ) -> Option<(Vec<u8>, Waited)> {
         let range = &chunk.part.as_ref()?.range;
+        let wish = if self.disk.is_writable() { wish } else { Wish::Look };
         let mut waited = Waited::No;
         loop {
             match pack.find(range, wish) {
@@ -187,82 +184,37 @@ impl WindowFetch {
         self.pack.ended(range, *progress.borrow() - range.start, stor.as_ref());
     }
 
-    async fn fetch(&self, stor: &Arc<dyn Store>) -> Result<(), WindowError> {
+    async fn fetch(&self, stor: &Arc<dyn Store>) -> Result<(), ReplyError> {
         let Self { cache, pack, sources, begun: Begun { range, progress } } = self;
-        let deadline = cache.options.deadline;
-        let lane = cache.lanes.of(sources);
-        let _place = lane.enter(deadline).await.ok_or(WindowError::Queue)?;
+        let turn = Turn::wait(cache, sources).await?;
         let length = range.end - range.start;
-        let _claim = cache.claim(length, Need::IfThereIsRoom).await.ok_or(WindowError::NoRoom)?;
-        // Its readers have other ways, and only so much time for all of them.
-        let patience = deadline / 2;
-        cache.counters.fetches.add(1);
-        sources.asked(stor, Asked::First);
-        let failed = |fault: Fault| {
-            sources.report(stor, Outcome::from(&fault));
-            WindowError::Stor(fault)
-        };
-        let answer = timeout(patience, stor.get(pack.key(), Some(range.clone()))).await;
-        let body =
-            answer.map_err(|_| failed(Fault::Silent(patience)))?.map_err(|error| failed(error.fault))?;
-        let mut pieces = body.stream.ready_chunks(16);
+        let _claim = cache.claim(length, Need::IfThereIsRoom).await.ok_or(ReplyError::NoRoom)?;
+        let mut reply = Reply::ask(cache, sources, stor, pack.key(), range.clone(), turn).await?;
         let mut at = range.start;
         while at < range.end {
-            let next = timeout(patience, pieces.next()).await.map_err(|_| failed(Fault::Silent(patience)))?;
-            let short = Fault::Short { received: at - range.start, expected: length };
-            let mut bytes = BytesMut::new();
-            let mut fault = None;
-            for piece in next.ok_or_else(|| failed(short))? {
-                match piece {
-                    Ok(piece) => bytes.extend_from_slice(&piece),
-                    Err(error) => fault = Some(error.fault),
-                }
-            }
-            lane.moves();
-            let received = bytes.len() as u64;
-            cache.counters.stored_bytes.add(received);
-            sources.received(stor, received);
-            if received > range.end - at {
-                return Err(failed(Fault::Protocol("more bytes than were asked for".into())));
-            }
-            if received > 0 {
-                self.write(at, bytes).await.map_err(WindowError::Local)?;
-                at += received;
-                progress.send_replace(at);
-            }
-            if let Some(fault) = fault {
-                return Err(failed(fault));
-            }
+            let bytes = reply.next().await?.concat();
+            let end = at + bytes.len() as u64;
+            self.write(at, bytes).await.map_err(ReplyError::Local)?;
+            at = end;
+            progress.send_replace(at);
         }
-        sources.report(stor, Outcome::Answered);
         Ok(())
     }
 
-    async fn write(&self, at: u64, bytes: BytesMut) -> io::Result<()> {
+    async fn write(&self, at: u64, bytes: Vec<u8>) -> io::Result<()> {
         let (cache, pack) = (self.cache.clone(), self.pack.clone());
         let written = tokio::task::spawn_blocking(move || {
             let length = bytes.len() as u64;
-            match pack.write(at, &bytes) {
-                Err(error) if is_full(&error) && cache.make_space(length) => pack.write(at, &bytes)?,
-                written => written?,
-            }
+            cache.write_with_room(length, || pack.write(at, &bytes))?;
             cache.usage.add(length);
             Ok(())
         });
         let written = written.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        written.inspect_err(|error| self.cache.disk.failed(error))
+        // Whether a directory without room is left alone is for those to say who need it.
+        written.inspect_err(|error| {
+            if !is_full(error) {
+                self.cache.disk.failed(error);
+            }
+        })
     }
-}
-
-/// Why a window did not arrive, or not all of it.
-#[derive(Debug, thiserror::Error)]
-enum WindowError {
-    #[error("no byte arrived for any of the fetches that were to come first")]
-    Queue,
-    #[error("there is no room for it")]
-    NoRoom,
-    #[error(transparent)]
-    Stor(Fault),
-    #[error("the cache directory failed: {0}")]
-    Local(io::Error),
 }

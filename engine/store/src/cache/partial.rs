@@ -69,9 +69,9 @@ pub(super) enum Progress {
 /// How far from the last read the next one may be in a file that is read in order.
 const DISORDER: u64 = 1 << 20;
 
-/// How many bytes are fetched ahead of a reader in order: so many times what he has read in order, up to what keeps a link of 1 GB/s
-/// and 20 ms busy.
-const AHEAD_TIMES: u64 = 4;
+/// How many bytes are fetched ahead of a reader in order: so many times what he has read in order, up to what keeps a link of 1 GB/s and
+/// 20 ms busy. A program that maps its libraries reads in order for a while, too, and not to the end.
+const AHEAD_TIMES: u64 = 2;
 const AHEAD_MAX: u64 = 24 << 20;
 
 /// When no more than this part of its chunks is missing, the rest of a file is fetched, too.
@@ -89,8 +89,9 @@ pub(super) struct Partial {
 /// How far a reader in order has come.
 #[derive(Debug, Default)]
 struct Sequence {
-    /// What was read in order.
-    read: Range<u64>,
+    /// The end of what was read in order, and how much of it was read.
+    end: u64,
+    amount: u64,
     /// The first chunk that was not begun to be fetched ahead.
     next: usize,
 }
@@ -165,21 +166,21 @@ impl Partial {
     pub(super) fn ahead(&self, part: &Range<u64>) -> Range<usize> {
         let chunks = self.chunks(part);
         let mut sequence = lock(&self.sequence);
-        let Sequence { read, next } = &mut *sequence;
-        let is_in_order =
-            part.start <= read.end + DISORDER && part.end + DISORDER > read.end && !read.is_empty();
+        let Sequence { end, amount, next } = &mut *sequence;
+        let is_in_order = part.start <= *end + DISORDER && part.end + DISORDER > *end && *amount > 0;
         if !is_in_order {
-            (*read, *next) = (part.clone(), chunks.end);
+            *sequence = Sequence { end: part.end, amount: part.end - part.start, next: chunks.end };
             return 0..0;
         }
-        read.end = read.end.max(part.end);
-        let ahead = (AHEAD_TIMES * (read.end - read.start)).min(AHEAD_MAX);
+        *end = part.end.max(*end);
+        *amount += part.end - part.start;
+        let ahead = (AHEAD_TIMES * *amount).min(AHEAD_MAX);
         // Not a chunk at a time.
-        let is_enough = read.end + ahead - (ahead / 2).min(run::LENGTH);
+        let is_enough = *end + ahead - (ahead / 2).min(run::LENGTH);
         if self.content.chunks.get(*next).is_none_or(|chunk| chunk.plain.start > is_enough) {
             return 0..0;
         }
-        let begun = (*next).max(chunks.end)..self.chunks(&(read.end..read.end + ahead)).end;
+        let begun = (*next).max(chunks.end)..self.chunks(&(*end..*end + ahead)).end;
         *next = begun.start.max(begun.end);
         begun
     }

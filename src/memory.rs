@@ -1,4 +1,4 @@
-//! How the C library's allocator deals with the buffers that content passes through.
+//! How the C library's allocator deals with the buffers that content passes through (mallopt(3)).
 
 /// From this size on, in bytes, memory is taken from the system for each allocation, and given back with it. That costs a page fault for
 /// each page, so it is more than the kernel reads at once (1 MiB).
@@ -20,5 +20,14 @@ pub(crate) fn give_back_large_buffers() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_ARENA_MAX, heaps());
     }
+}
+
+/// How many heaps the threads share: left to itself, glibc has up to eight for each core, and buffers pass from one thread to
+/// another, so that each of them grows to the size that all need together.
+#[cfg(target_env = "gnu")]
+fn heaps() -> libc::c_int {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    libc::c_int::try_from(cores.div_ceil(2)).unwrap_or(libc::c_int::MAX)
 }

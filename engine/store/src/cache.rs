@@ -372,7 +372,9 @@ impl Cache {
         file: &PartialFile,
         plain: ContentId,
     ) -> Result<Arc<VerifiedFile>, Reason> {
-        let file = match self.disk.publish(file, &content.id, plain) {
+        // A name and a seal take room, too.
+        let published = self.write_with_room(0, || self.disk.publish(file, &content.id, plain));
+        let file = match published {
             Ok(file) => {
                 if self.disk.works() {
                     self.memory.clear();

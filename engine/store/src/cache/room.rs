@@ -135,11 +135,11 @@ impl Cache {
     }
 
     /// Writes so much; where the disk is full, again when other content has made room for it. Blocks.
-    pub(super) fn write_with_room(
+    pub(super) fn write_with_room<T>(
         &self,
         bytes: u64,
-        mut write: impl FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
+        mut write: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut tries = 0..TRIES;
         loop {
             match write() {

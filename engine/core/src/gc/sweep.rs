@@ -134,18 +134,23 @@ impl Collection {
             Ok(self.stor.delete(&key).await.map(|_| key)?)
         });
         let ended: Vec<Result<Key, GcError>> = deletions.buffer_unordered(AT_ONCE).collect().await;
-        let (mut gone, mut failed) = (Vec::new(), None);
+        let (mut gone, mut failed) = (Vec::new(), Vec::new());
         for ended in ended {
             match ended {
                 Ok(key) => gone.push(key),
-                Err(error) => drop(failed.get_or_insert(error)),
+                Err(error) => failed.push(error),
             }
         }
-        let Some(error) = failed else { return Ok(gone) };
-        if let GcError::Store(StoreError { fault: Fault::Denied | Fault::Refused(_), .. }) = &error {
-            // It is certain that the others are not being deleted: nobody has to wait for that.
-            file.update(|garbage| garbage.doomed.clear()).await?;
+        let is_certain = |error: &GcError| {
+            matches!(error, GcError::Store(StoreError { fault: Fault::Denied | Fault::Refused(_), .. }))
+        };
+        // One that got no answer may still be under way, whatever became of the others.
+        if let Some(uncertain) = failed.iter().position(|error| !is_certain(error)) {
+            return Err(failed.swap_remove(uncertain));
         }
+        let Some(error) = failed.pop() else { return Ok(gone) };
+        // It is certain that what is left is not being deleted: nobody has to wait for that.
+        file.update(|garbage| garbage.doomed.clear()).await?;
         Err(error)
     }
 }

@@ -236,6 +236,23 @@ async fn who_may_not_delete_dooms_nothing_for_good() {
 }
 
 #[tokio::test]
+async fn what_may_be_under_way_stays_doomed_whatever_else_was_denied() {
+    for order in 0..2 {
+        let Stor { lab, list, dead, .. } = &Stor::new();
+        let more = lab.pack(&[noise(4, 100)])[0].key.clone();
+        let keys = if order == 0 { [dead, &more] } else { [&more, dead] };
+        lab.stor.set_for(keys[0], Trouble::Fail(|| Fault::Denied));
+        lab.stor.set_for(keys[1], Trouble::Fail(|| Fault::Silent(Duration::from_secs(1))));
+        let error = lab.collect(&[list], AT_ONCE, Mode::Delete).await.expect_err("neither is deleted");
+        assert!(
+            matches!(&error, GcError::Store(error) if matches!(error.fault, Fault::Silent(_))),
+            "{error}"
+        );
+        assert!(lab.garbage().await.garbage.doomed.contains(keys[1]), "who wants it waits");
+    }
+}
+
+#[tokio::test]
 async fn what_was_interrupted_is_finished_an_hour_later() {
     let Stor { lab, list, dead, .. } = &Stor::new();
     let now = seconds(SystemTime::now());

@@ -157,6 +157,7 @@ mod tests {
     use super::super::{Garbage, name};
     use super::*;
     use crate::MemStore;
+    use crate::fault::{FaultStore, Trouble};
 
     struct Lab {
         stor: Arc<MemStore>,
@@ -207,6 +208,25 @@ mod tests {
         // Whatever comes of it.
         careful.put(&a, &Upload::Bytes("x".into())).await.expect_err("another digest");
         assert_eq!(lab.list().await, candidates(&[&c]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_stor_that_says_that_there_is_no_list_has_none() {
+        let (lab, key) = (Lab::new(), Key::sha256([1; 32]));
+        lab.set(candidates(&[&key])).await;
+        let faulty = Arc::new(FaultStore::new(lab.stor.clone()));
+        let careful = Rescuing::around(faulty.clone(), &lab.namespace);
+        let wrong = || [Trouble::Fail(|| Fault::Protocol("a named file without an ETag".into()))];
+        // Before and after a version of it was seen.
+        for _ in 0..2 {
+            faulty.script(wrong());
+            careful.has(&[]).await.expect_err("there may be a list");
+            careful.has(std::slice::from_ref(&key)).await.expect("answered");
+            assert_eq!(lab.list().await, Garbage::default());
+            tokio::time::advance(FRESH).await;
+        }
+        faulty.script([Trouble::Fail(|| Fault::NotFound)]);
+        careful.has(&[key]).await.expect("there is none");
     }
 
     #[tokio::test]

@@ -16,10 +16,10 @@ mod mark;
 mod sweep;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aysfs_flist::Corrupt;
-use aysfs_store::{Key, KeyError, Namespace, StaticName, Store, StoreError, Upload, garbage};
+use aysfs_store::{BootTime, Key, KeyError, Namespace, StaticName, Store, StoreError, Upload, garbage};
 use sha2::{Digest, Sha256};
 
 use self::mark::Marks;
@@ -103,7 +103,7 @@ pub struct Collection {
     /// By the local clock.
     begun: SystemTime,
     /// For what passed since.
-    watch: Instant,
+    watch: BootTime,
     marks: Marks,
 }
 
@@ -114,7 +114,7 @@ impl Collection {
     /// [`GcError::Store`], [`GcError::Namespace`].
     pub async fn begin(stor: Arc<dyn Store>, namespace: &Namespace, mode: Mode) -> Result<Self, GcError> {
         let name = garbage::name(namespace)?;
-        let (begun, watch) = (SystemTime::now(), Instant::now());
+        let (begun, watch) = (SystemTime::now(), BootTime::now());
         let marker = match mode {
             Mode::Delete => Some(put_marker(&*stor).await?),
             Mode::DryRun => None,

@@ -14,6 +14,7 @@
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
 pub mod aydostor;
+mod boot_clock;
 pub mod cache;
 pub mod codec;
 mod content;
@@ -35,6 +36,7 @@ mod store;
 pub mod table;
 
 pub use aydostor::AydoStor;
+pub use boot_clock::BootTime;
 pub use cache::{Borrower, Cache, CacheOptions, CachedFile, FetchError, Held, Lent, VerifiedFile};
 pub use content::{Check, Chunk, Content, ContentId, Part};
 pub use dir::DirStore;

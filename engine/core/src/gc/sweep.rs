@@ -1,10 +1,10 @@
 //! Sweeping: what no list names becomes a candidate, and what was one for long enough is deleted.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aysfs_store::garbage::{Garbage, Version};
-use aysfs_store::{Fault, Key, Listed, StoreError};
+use aysfs_store::{BootTime, Fault, Key, Listed, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Collection, GcError, Mode, Summary, seconds};
@@ -126,7 +126,7 @@ impl Collection {
 
     /// Deletes objects that are doomed; returns those that are gone.
     async fn delete(&self, doomed: Vec<Key>, file: &mut File<'_>) -> Result<Vec<Key>, GcError> {
-        let since = Instant::now();
+        let since = BootTime::now();
         let deletions = stream::iter(doomed).map(|key| async move {
             if since.elapsed() > LEASE_USED {
                 return Err(GcError::TooSlow);

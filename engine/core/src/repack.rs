@@ -238,15 +238,15 @@ impl<'a> Plan<'a> {
         }
         let moving: Arc<[Chunk]> = moving.into();
         let (mut packs, mut places) = (NewPacks::new(&**stors.first()), Vec::new());
-        let mut fetched = std::pin::pin!(fetch::chunks(stors, moving.clone()));
+        let mut fetched = std::pin::pin!(fetch::verified(stors, moving.clone()));
         while let Some((at, fetched)) = fetched.next().await {
-            let fetched = fetched.map_err(|error| RepackError::Chunk {
+            let stored = fetched.map_err(|error| RepackError::Chunk {
                 path: self.base.path(nodes[at]),
                 object: moving[at].key.clone(),
                 reason: error.to_string(),
             })?;
-            places.push(packs.add(&fetched.stored).await?);
-            progress.bytes_done.fetch_add(fetched.stored.len() as u64, Ordering::Relaxed);
+            places.push(packs.add(&stored).await?);
+            progress.bytes_done.fetch_add(stored.len() as u64, Ordering::Relaxed);
         }
         let packs = packs.finish().await?;
         let old = moving.iter().filter_map(bytes_of);

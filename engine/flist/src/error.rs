@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
+    MAX_ANCESTORS, MAX_CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
     MAX_WRAPPED_KEY, MAX_XATTR,
 };
 
@@ -154,6 +154,8 @@ pub enum Reason {
     Key(String),
     #[error("bad wrapped key: expected hex digits of at most {MAX_WRAPPED_KEY} bytes")]
     WrappedKey,
+    #[error("a file of {0} bytes is too large for at=, which takes {MAX_CHUNK}: it needs chunks=")]
+    ChunkTooLong(u64),
     #[error("bad place {0:?}: expected pack:offset:stored length")]
     Place(String),
     #[error("pack {0} is not in the header")]

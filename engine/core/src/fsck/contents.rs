@@ -46,7 +46,7 @@ pub(super) async fn sample(
     }
     let chosen = (parts.len() + whole.len()) as u64;
     {
-        let mut fetched = std::pin::pin!(fetch::chunks(stors, parts.into()));
+        let mut fetched = std::pin::pin!(fetch::verified(stors, parts.into()));
         while let Some((at, fetched)) = fetched.next().await {
             let pieces = &of_parts[at];
             progress.bytes_done.fetch_add(stored(&pieces[0].chunk), Ordering::Relaxed);
@@ -100,7 +100,7 @@ pub(super) async fn full(
             report(problem(base, pieces[at], Flaw::Content(flaw)));
         }
         let again: Arc<[Chunk]> = skipped.iter().map(|at| chunks[*at].clone()).collect();
-        let mut again = std::pin::pin!(fetch::chunks(stors, again));
+        let mut again = std::pin::pin!(fetch::verified(stors, again));
         while let Some((at, fetched)) = again.next().await {
             if let Err(error) = fetched {
                 report(problem(base, pieces[skipped[at]], error.into()));

@@ -46,7 +46,8 @@ pub struct Amount {
 impl Amount {
     fn add(&mut self, bytes: u64) {
         self.objects += 1;
-        self.bytes += bytes;
+        // Sizes are what a stor says.
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 

@@ -76,6 +76,11 @@ pub enum GcError {
         "the flist {flist} names nothing that {stor} has: check --stor and --namespace, or leave that flist out; nothing was deleted"
     )]
     Elsewhere { flist: String, stor: String },
+    #[error(
+        "the flist {0} names no object: by it alone all of the namespace would be garbage; if it was cut short, get it again; if the tree is \
+         meant to be empty, leave it out, or publish it in this namespace; nothing was deleted"
+    )]
+    Empty(String),
     #[error("no flist was named: everything would be garbage; nothing was deleted")]
     NothingNamed,
     #[error("the namespace is too long for a list of garbage: {0}")]

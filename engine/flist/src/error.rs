@@ -29,6 +29,14 @@ pub enum FlistError {
         /// The list.
         file: String,
     },
+    /// The last line of v2 does not end.
+    #[error(
+        "{file}: the flist is cut short: its last line does not end; get it again, or, if it was written by hand, end it with a newline"
+    )]
+    Cut {
+        /// The list.
+        file: String,
+    },
     /// The list cannot be read (or decompressed) to its end.
     #[error("cannot read the flist {file}: {error}")]
     Read {

@@ -30,7 +30,9 @@ use std::time::{Duration, Instant, SystemTime};
 use aysfs_flist::{Content, Dialect, Entry, Header, ObjectKey, Timestamp};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
-use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
+use aysfs_store::{
+    ETag, Fault, Key, Mirror, Named, Namespace, Precondition, Replaced, StaticName, StoreError, Upload,
+};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 
@@ -391,10 +393,9 @@ impl Pusher {
             None => Precondition::Absent,
         };
         let write = |condition| self.stors().write_named(&name, &body, condition);
-        let etag = match write(condition).await {
+        let written = match write(condition).await {
             Err(error) if matches!(error.fault, Fault::Conflict) => match self.list_in_stor(&name).await? {
-                Some((etag, there)) if there == sha256 => Ok(etag),
-                // It arrived, and a crash or the network kept that from us.
+                // It arrived, perhaps this very one, and a crash or the network kept that from us.
                 Some((etag, there)) if state.sending.contains(&there) => {
                     write(Precondition::Version(etag)).await
                 }
@@ -403,8 +404,9 @@ impl Pusher {
             },
             written => written,
         };
-        let etag = etag.map_err(PushError::Publish)?;
-        let tree = state.tree.clone().unwrap_or_default();
+        let Replaced { etag, everywhere } = written.map_err(PushError::Publish)?;
+        // A mirror that missed it has an old list, by which newer content would be garbage there: the next round publishes again.
+        let tree = state.tree.clone().filter(|_| everywhere).unwrap_or_default();
         state.published = Some(Published { etag: etag.0, tree });
         state.sending.clear();
         self.remember(state, turn).await?;

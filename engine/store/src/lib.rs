@@ -44,6 +44,6 @@ pub use fetch::{Fetched, UrlError, fetch_url};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemStore;
-pub use mirror::{Mirror, Outcome, StorStats};
+pub use mirror::{Mirror, Outcome, Presence, Replaced, StorStats};
 pub use open::{OpenError, RequireTls, StorOptions, open, without_credentials};
 pub use store::{Body, Fault, Listed, Named, Precondition, Store, StoreError, Stored, Upload};

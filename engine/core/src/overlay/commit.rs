@@ -135,7 +135,8 @@ impl Overlay {
         let mut header =
             Header { ancestors: ancestors(&base, moved), start: old.start.clone(), ..options.header.clone() };
         pack::name_packs(&mut header, &entries, &packs, old.packs.iter().copied().chain(in_tables));
-        pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await.map_err(UploadError::from)?;
+        let named = header.packs.iter().map(|pack| pack.key);
+        pack::rely_on(To::All(self.0.w.lower.stors()), named).await.map_err(UploadError::from)?;
         let committed = Committed {
             entries: entries.len() as u64,
             files: reused + files,

@@ -253,7 +253,8 @@ impl Overlay {
         let in_tables = old.packs.iter().copied().chain(last_packs).chain(in_tables);
         pack::name_packs(&mut header, &entries, &packs, in_tables);
         if has_new {
-            pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await?;
+            let named = header.packs.iter().map(|pack| pack.key);
+            pack::rely_on(To::All(self.0.w.lower.stors()), named).await?;
         }
         let sealing = self.sealing(&base);
         Ok(Sent { entries, header, sealing, files: count, waiting, new_objects, new_bytes })

@@ -23,7 +23,7 @@ use self::new_packs::{NewPacks, StoredPacks, place};
 use crate::base::{Base, BaseError};
 use crate::named::Named;
 use crate::overlay::moved::ancestors;
-use crate::pack::{self, ListError};
+use crate::pack::{self, ListError, To};
 use crate::{fetch, listed};
 
 /// How far it is; read by whoever shows it, while it runs.
@@ -64,6 +64,8 @@ pub enum RepackError {
     Chunk { path: String, object: Key, reason: String },
     #[error("the chunks of {0} fit no chunk table")]
     Unlistable(String),
+    #[error("pack {pack} is not in {stor} any more: `aysfs fsck` tells which files are lost")]
+    Gone { pack: Key, stor: String },
     #[error("cannot store a pack")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -202,6 +204,11 @@ impl<'a> Plan<'a> {
             relocate(entry, &moved, &tables);
         }
         let header = self.header(created, &self.named_by(&entries), &packs, &table_packs);
+        let first = &**stors.first();
+        let lacking = pack::rely_on(To::One(first), header.packs.iter().map(|pack| pack.key)).await?;
+        if let Some(pack) = header.packs.iter().find(|pack| lacking.everywhere.contains(&pack.key)) {
+            return Err(RepackError::Gone { pack: listed::key(pack.key), stor: first.name().to_owned() });
+        }
         let sealing = self.base.sealing().cloned();
         let write = move || pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref());
         tokio::task::spawn_blocking(write).await.expect("listing does not panic")?;

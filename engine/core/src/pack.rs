@@ -35,7 +35,7 @@ pub(crate) use self::packer::{Outcome, Packed, Packing};
 use self::read::open_path;
 pub(crate) use self::read::{MappedStores, data_segments};
 pub(crate) use self::send::To;
-pub(crate) use self::there::rely_on;
+pub(crate) use self::there::{Lacking, rely_on};
 use self::v1::Objects;
 use crate::listed::Packs;
 use crate::profile::Profile;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aysfs_config::parse_duration;
 use aysfs_engine::gc::{Amount, Collection, Mode, Summary};
 use aysfs_engine::push::static_name;
@@ -76,8 +76,14 @@ async fn collect(
     if fetch_published(&**stor, access, &published).await? {
         let Opened { base, stors, .. } =
             &flists::open_file(&published, access, stor.clone(), keys.to_vec()).await?;
-        collection.mark(&format!("static/{}", static_name(&access.namespace)), base, stors).await?;
+        collection.mark_published(&format!("static/{}", static_name(&access.namespace)), base, stors).await?;
         lists += 1;
+    } else if args.published {
+        let name = static_name(&access.namespace);
+        let stor = stor.name();
+        bail!(
+            "{stor} has no static/{name}: no mount publishes in this namespace; name the flists that are in use; nothing was deleted"
+        );
     }
     bar.inc(1);
     for flist in &args.flists {

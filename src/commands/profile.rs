@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aysfs_engine::profile::{FirstRead, Profile};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -52,6 +52,7 @@ pub(crate) async fn record(args: ProfileRecordArgs) -> anyhow::Result<()> {
     tokio::select! {
         ended = &mut recording => return ended,
         _ = has_begun => {}
+        by = signals.next() => bail!("{by} before the recording had begun: nothing was written"),
     }
     let mut work = std::pin::pin!(work(&args, &mut signals));
     let status = tokio::select! {

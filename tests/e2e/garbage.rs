@@ -207,6 +207,8 @@ fn what_makes_the_marking_incomplete_ends_it() {
     for (wrong, expected) in [
         (lab.path("missing"), "missing"),
         (lab.file("bad", "# aysfs-flist 2\nnonsense\n"), "bad"),
+        (lab.file("cut", "# aysfs-flist 2"), "cut short"),
+        (lab.file("empty", "# aysfs-flist 2\n"), "names no object"),
         (secret.clone(), "is encrypted"),
     ] {
         let lists = [flist.as_os_str(), wrong.as_os_str()];
@@ -217,10 +219,10 @@ fn what_makes_the_marking_incomplete_ends_it() {
         assert_eq!(stored(&root), before, "{expected}");
     }
     assert_eq!(run(with_stor("gc", &url, &at_once)).status.code(), Some(2), "no list");
-    assert_eq!(
-        run(with_stor("gc", &url, &[&["--published".as_ref()], &at_once[..]].concat())).status.code(),
-        Some(1)
-    );
+    let unpublished = run(with_stor("gc", &url, &[&["--published".as_ref()], &at_once[..]].concat()));
+    assert_eq!(unpublished.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unpublished.stderr).into_owned();
+    assert!(said.contains("has no static/test.flist"), "{said}");
     let other = run(["gc", "--stor", &url, "--namespace", "other", "--grace", "0s"]
         .map(OsStr::new)
         .into_iter()

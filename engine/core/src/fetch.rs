@@ -29,13 +29,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How many pieces of a body wait for a decoder.
 const PIECES: usize = 16;
 
-/// A chunk that was fetched and verified.
-#[derive(Debug)]
-pub(crate) struct Fetched {
-    pub(crate) stored: Bytes,
-    pub(crate) plain: Vec<u8>,
-}
-
 /// Parts of one object, which are fetched together: some neighbours of a list of chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Run {
@@ -46,15 +39,41 @@ struct Run {
     chunks: Range<usize>,
 }
 
-/// Fetches chunks, each small enough for memory; neighbours that are close together in a pack come in one request. They are shown in
-/// order, by their position.
-pub(crate) fn chunks(
+/// Fetches chunks and decodes them to their digests; returns the stored bytes. Plain ones go nowhere: a chunk of few stored bytes can have many.
+/// Neighbours that are close together in a pack come in one request. They are shown in order, by their position.
+pub(crate) fn verified(
     stors: &Arc<Mirror>,
     chunks: Arc<[Chunk]>,
-) -> impl Stream<Item = (usize, Result<Fetched, ChunkError>)> + use<> {
+) -> impl Stream<Item = (usize, Result<Bytes, ChunkError>)> + use<> {
+    each(stors, chunks, |stors, chunk, stored| {
+        stors.decode(chunk, &*stored, Some(stored.len() as u64), &mut Discard)?;
+        Ok(stored)
+    })
+}
+
+/// The same, but returns the plain bytes: for chunk tables, which are small enough for memory.
+pub(crate) fn plain(
+    stors: &Arc<Mirror>,
+    chunks: Arc<[Chunk]>,
+) -> impl Stream<Item = (usize, Result<Vec<u8>, ChunkError>)> + use<> {
+    each(stors, chunks, |stors, chunk, stored| {
+        let mut plain = Vec::new();
+        stors.decode(chunk, &*stored, Some(stored.len() as u64), &mut plain)?;
+        Ok(plain)
+    })
+}
+
+/// What is made of a chunk, with its stored bytes.
+type Decode<T> = fn(&Mirror, &Chunk, Bytes) -> Result<T, ChunkError>;
+
+fn each<T: Send + 'static>(
+    stors: &Arc<Mirror>,
+    chunks: Arc<[Chunk]>,
+    decode: Decode<T>,
+) -> impl Stream<Item = (usize, Result<T, ChunkError>)> + use<T> {
     let stors = stors.clone();
     stream::iter(runs(&chunks))
-        .map(move |run| fetch_run(stors.clone(), chunks.clone(), run))
+        .map(move |run| fetch_run(stors.clone(), chunks.clone(), run, decode))
         .buffered(AT_ONCE)
         .map(stream::iter)
         .flatten()
@@ -79,17 +98,21 @@ fn runs(chunks: &[Chunk]) -> Vec<Run> {
     runs
 }
 
-async fn fetch_run(
+async fn fetch_run<T: Send + 'static>(
     stors: Arc<Mirror>,
     chunks: Arc<[Chunk]>,
     run: Run,
-) -> Vec<(usize, Result<Fetched, ChunkError>)> {
+    decode: Decode<T>,
+) -> Vec<(usize, Result<T, ChunkError>)> {
     let positions = run.chunks.clone();
     match part(&**stors.first(), &run.key, run.range.clone()).await {
         Ok(bytes) => {
             let start = run.range.map_or(0, |range| range.start);
             let decoding = tokio::task::spawn_blocking(move || {
-                let fetched = positions.map(|at| (at, decode(&stors, &chunks[at], &bytes, start)));
+                let fetched = positions.map(|at| {
+                    let chunk = &chunks[at];
+                    (at, decode(&stors, chunk, stored(chunk, &bytes, start)))
+                });
                 fetched.collect()
             });
             decoding.await.expect("decoding does not panic")
@@ -101,7 +124,7 @@ async fn fetch_run(
                 let Chunk { key, part, .. } = &chunks[at];
                 let range = part.as_ref().map(|part| part.range.clone());
                 let alone = Run { key: key.clone(), range, chunks: at..at + 1 };
-                fetched.extend(Box::pin(fetch_run(stors.clone(), chunks.clone(), alone)).await);
+                fetched.extend(Box::pin(fetch_run(stors.clone(), chunks.clone(), alone, decode)).await);
             }
             fetched
         }
@@ -109,18 +132,11 @@ async fn fetch_run(
     }
 }
 
-/// Decodes a chunk out of bytes that begin at `start` in its object.
-fn decode(stors: &Mirror, chunk: &Chunk, bytes: &Bytes, start: u64) -> Result<Fetched, ChunkError> {
-    let stored = match &chunk.part {
-        Some(part) => {
-            let index = |at| usize::try_from(at - start).expect("it was fetched into memory");
-            bytes.slice(index(part.range.start)..index(part.range.end))
-        }
-        None => bytes.clone(),
-    };
-    let mut plain = Vec::new();
-    stors.decode(chunk, &*stored, Some(stored.len() as u64), &mut plain)?;
-    Ok(Fetched { stored, plain })
+/// The bytes of a chunk, out of some that begin at `start` in its object.
+fn stored(chunk: &Chunk, bytes: &Bytes, start: u64) -> Bytes {
+    let Some(part) = &chunk.part else { return bytes.clone() };
+    let index = |at| usize::try_from(at - start).expect("it was fetched into memory");
+    bytes.slice(index(part.range.start)..index(part.range.end))
 }
 
 /// A part of an object, or all of it, in memory; it has the length that was asked for.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aysfs_flist::{Corrupt, Node};
-use aysfs_store::{Chunk, Fault, Key, Mirror, StoreError};
+use aysfs_store::{Chunk, Fault, Key, Mirror, Store, StoreError};
 use futures::{StreamExt, stream};
 
 pub use self::problem::{Flaw, Problem};
@@ -27,7 +27,7 @@ use crate::{fetch, listed};
 /// How many objects a stor is asked about at once.
 const ASKED: usize = 1000;
 
-/// How many packs are asked for their last byte at the same time.
+/// How many packs are asked for their last byte, and for one behind it, at the same time.
 const LENGTHS_AT_ONCE: usize = 16;
 
 /// How closely to look.
@@ -243,7 +243,7 @@ async fn presence(stors: &Mirror, objects: Vec<Object>, progress: &Progress) -> 
     Ok(Presence { there: objects(there), missing: objects(missing) })
 }
 
-/// Reports the packs that are too short; returns the others, and all objects that are no packs.
+/// Reports the packs that are too short or too long; returns the others, and all objects that are no packs.
 async fn lengths(
     base: &Base,
     stors: &Arc<Mirror>,
@@ -253,13 +253,7 @@ async fn lengths(
 ) -> Vec<Object> {
     let checked = stream::iter(objects).map(|object| async move {
         let flaw = match object.length.filter(|length| *length > 0) {
-            Some(length) => {
-                match fetch::part(&**stors.first(), &object.key, Some(length - 1..length)).await {
-                    Ok(_) => None,
-                    Err(StoreError { fault: Fault::Refused(_), .. }) => Some(Flaw::Short(length)),
-                    Err(error) => Some(Flaw::Fetch(error)),
-                }
-            }
+            Some(length) => length_flaw(&**stors.first(), &object.key, length).await,
             None => None,
         };
         progress.objects_done.fetch_add(1, Ordering::Relaxed);
@@ -274,6 +268,21 @@ async fn lengths(
         }
     }
     right
+}
+
+/// What is wrong with the length of a pack: there has to be a last byte, and nothing behind it.
+async fn length_flaw(stor: &dyn Store, key: &Key, length: u64) -> Option<Flaw> {
+    let refused = |error: &StoreError| matches!(error.fault, Fault::Refused(_));
+    match fetch::part(stor, key, Some(length - 1..length)).await {
+        Ok(_) => {}
+        Err(error) if refused(&error) => return Some(Flaw::Short(length)),
+        Err(error) => return Some(Flaw::Fetch(error)),
+    }
+    match fetch::part(stor, key, Some(length..length.saturating_add(1))).await {
+        Ok(_) => Some(Flaw::Long(length)),
+        Err(error) if refused(&error) => None,
+        Err(error) => Some(Flaw::Fetch(error)),
+    }
 }
 
 #[cfg(test)]

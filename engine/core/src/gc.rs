@@ -16,10 +16,10 @@ mod mark;
 mod sweep;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aysfs_flist::Corrupt;
-use aysfs_store::{Key, KeyError, Namespace, StaticName, Store, StoreError, Upload, garbage};
+use aysfs_store::{BootTime, Key, KeyError, Namespace, StaticName, Store, StoreError, Upload, garbage};
 use sha2::{Digest, Sha256};
 
 use self::mark::Marks;
@@ -46,7 +46,8 @@ pub struct Amount {
 impl Amount {
     fn add(&mut self, bytes: u64) {
         self.objects += 1;
-        self.bytes += bytes;
+        // Sizes are what a stor says.
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -75,6 +76,11 @@ pub enum GcError {
         "the flist {flist} names nothing that {stor} has: check --stor and --namespace, or leave that flist out; nothing was deleted"
     )]
     Elsewhere { flist: String, stor: String },
+    #[error(
+        "the flist {0} names no object: by it alone all of the namespace would be garbage; if it was cut short, get it again; if the tree is \
+         meant to be empty, leave it out, or publish it in this namespace; nothing was deleted"
+    )]
+    Empty(String),
     #[error("no flist was named: everything would be garbage; nothing was deleted")]
     NothingNamed,
     #[error("the namespace is too long for a list of garbage: {0}")]
@@ -103,7 +109,7 @@ pub struct Collection {
     /// By the local clock.
     begun: SystemTime,
     /// For what passed since.
-    watch: Instant,
+    watch: BootTime,
     marks: Marks,
 }
 
@@ -114,7 +120,7 @@ impl Collection {
     /// [`GcError::Store`], [`GcError::Namespace`].
     pub async fn begin(stor: Arc<dyn Store>, namespace: &Namespace, mode: Mode) -> Result<Self, GcError> {
         let name = garbage::name(namespace)?;
-        let (begun, watch) = (SystemTime::now(), Instant::now());
+        let (begun, watch) = (SystemTime::now(), BootTime::now());
         let marker = match mode {
             Mode::Delete => Some(put_marker(&*stor).await?),
             Mode::DryRun => None,

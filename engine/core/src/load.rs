@@ -107,7 +107,12 @@ impl LoadError {
     /// Whether the flist, or what was said about it, is wrong: another try ends the same way.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Flist(FlistError::Line { .. } | FlistError::Empty { .. } | FlistError::Read { .. })
+            Self::Flist(
+                FlistError::Line { .. }
+                | FlistError::Empty { .. }
+                | FlistError::Cut { .. }
+                | FlistError::Read { .. },
+            )
             | Self::Base { .. }
             | Self::NoKey(_)
             | Self::Sealed { .. }

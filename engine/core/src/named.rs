@@ -10,7 +10,7 @@ use aysfs_store::{Chunk, Content, Mirror, StoreError};
 use futures::StreamExt;
 
 use crate::base::Base;
-use crate::fetch::{self, Fetched};
+use crate::fetch;
 
 /// A chunk of a file.
 #[derive(Clone, Debug)]
@@ -90,11 +90,10 @@ impl Named {
         mut each: impl FnMut(&Tabled, Result<Arc<[Chunk]>, ChunkError>),
     ) {
         let tables: Arc<[Chunk]> = self.tabled.iter().map(|tabled| tabled.table.clone()).collect();
-        let mut fetched = std::pin::pin!(fetch::chunks(stors, tables));
+        let mut fetched = std::pin::pin!(fetch::plain(stors, tables));
         while let Some((index, fetched)) = fetched.next().await {
             let tabled = &self.tabled[index];
-            let list =
-                fetched.and_then(|Fetched { plain, .. }| Ok(table::read(&plain, tabled.content.size)?));
+            let list = fetched.and_then(|plain| Ok(table::read(&plain, tabled.content.size)?));
             each(tabled, list);
         }
     }

@@ -10,6 +10,7 @@ mod packer;
 mod read;
 pub(crate) mod scan;
 mod send;
+mod there;
 mod v1;
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +34,8 @@ pub(crate) use self::known::Known;
 pub(crate) use self::packer::{Outcome, Packed, Packing};
 use self::read::open_path;
 pub(crate) use self::read::{MappedStores, data_segments};
-pub(crate) use self::send::{To, rely_on};
+pub(crate) use self::send::To;
+pub(crate) use self::there::{Lacking, rely_on};
 use self::v1::Objects;
 use crate::listed::Packs;
 use crate::profile::Profile;

@@ -30,14 +30,16 @@ use std::time::{Duration, Instant, SystemTime};
 use aysfs_flist::{Content, Dialect, Entry, Header, ObjectKey, Timestamp};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
-use aysfs_store::{ETag, Fault, Key, Mirror, Named, Namespace, Precondition, StaticName, StoreError, Upload};
+use aysfs_store::{
+    ETag, Fault, Key, Mirror, Named, Namespace, Precondition, Replaced, StaticName, StoreError, Upload,
+};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::journal::Journal;
 pub(crate) use self::log::TransactionLog;
 use self::state::{Published, State};
-use crate::overlay::{Destination, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
+use crate::overlay::{Destination, Missing, Overlay, PushOptions, SendError, SendProgress, Sent, Waiting};
 use crate::pack::{self, ListError};
 use crate::{durable, listed};
 
@@ -289,21 +291,36 @@ impl Pusher {
             made.map_err(|source| PushError::Keep { path: dir, source })
         });
         made.await?;
-        let how = PushOptions {
+        let mut how = PushOptions {
             destination: self.options.destination.clone(),
             compression: self.options.compression,
             idle: IDLE,
             last_list: state.tree.is_some().then(|| self.list()),
+            missing: Arc::new(Missing::default()),
         };
-        let sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
-        let mut pushed = Pushed {
-            files: sent.files,
-            new_objects: sent.new_objects,
-            new_bytes: sent.new_bytes,
-            waiting: sent.waiting.clone(),
-            ..Pushed::default()
+        let (mut pushed, mut is_again) = (Pushed::default(), false);
+        let (sent, tree) = loop {
+            let mut sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
+            pushed.files += sent.files;
+            pushed.new_objects += sent.new_objects;
+            pushed.new_bytes += sent.new_bytes;
+            pushed.waiting.clone_from(&sent.waiting);
+            let tree = self.digest(turn, &sent).await?;
+            if self.is_done(state, &tree) {
+                break (sent, tree);
+            }
+            // What was sent a while ago may be gone: nothing is certain to be kept that no list has named which a collection of garbage knows.
+            let missing = self.overlay.missing_of(&sent).await?;
+            if !is_again && sent.can_mend(&missing) {
+                tracing::warn!("content that was pushed is not in the stor any more: it is sent again");
+                (how.missing, is_again) = (Arc::new(missing), true);
+                continue;
+            }
+            sent.without(&missing)?;
+            let tree = if missing.has_gone() { self.digest(turn, &sent).await? } else { tree };
+            break (sent, tree);
         };
-        let (version, named) = self.keep(state, turn, sent).await?;
+        let (version, named) = self.keep(state, turn, sent, tree).await?;
         pushed.version = version;
         if self.options.publish {
             pushed.published = self.publish(state, turn).await?;
@@ -317,17 +334,34 @@ impl Pusher {
         self.options.dir.join("published.flist")
     }
 
+    /// Whether a tree with this digest is what was kept and published last. Of one that is not to be published nobody knows but this mount.
+    fn is_done(&self, state: &State, tree: &str) -> bool {
+        let is_published = state.published.as_ref().is_some_and(|published| published.tree == tree);
+        state.tree.as_deref() == Some(tree) && is_published && self.options.publish
+    }
+
+    /// What tells a tree from another one.
+    async fn digest(&self, turn: &Turn, sent: &Sent) -> Result<String, PushError> {
+        let (entries, header, sealing) = (sent.entries.clone(), self.named(sent), sent.sealing.clone());
+        at_work(turn, move || Ok(digest(entries, &header, sealing.as_ref())?)).await
+    }
+
+    fn named(&self, sent: &Sent) -> Header {
+        Header { name: Some(self.options.namespace.to_string()), ..sent.header.clone() }
+    }
+
     /// Keeps the tree as a list, if it is another one than before; returns its version then, and the objects that it names.
     async fn keep(
         &self,
         state: &mut State,
         turn: &Turn,
         sent: Sent,
+        tree: String,
     ) -> Result<(Option<u64>, HashSet<Key>), PushError> {
         let (list, state_path, known) = (self.list(), self.state_path(), state.clone());
-        let name = self.options.namespace.to_string();
+        let header = self.named(&sent);
         let kept = at_work(turn, move || {
-            let Sent { entries, header, sealing, .. } = sent;
+            let Sent { entries, sealing, .. } = sent;
             let objects = entries.iter().filter_map(|entry| match entry.content {
                 Some(Content::Object { key, .. }) => Some(key),
                 Some(Content::V1(md5)) => Some(ObjectKey::Md5(md5)),
@@ -335,8 +369,6 @@ impl Pusher {
             });
             let packs = header.packs.iter().map(|pack| pack.key);
             let named: HashSet<_> = objects.chain(packs).map(listed::key).collect();
-            let header = Header { name: Some(name), ..header };
-            let tree = digest(entries.clone(), &header, sealing.as_ref())?;
             let unkept = |source| PushError::Keep { path: list.clone(), source };
             if known.tree.as_ref() == Some(&tree) && list.exists() {
                 return Ok((None, named));
@@ -391,10 +423,9 @@ impl Pusher {
             None => Precondition::Absent,
         };
         let write = |condition| self.stors().write_named(&name, &body, condition);
-        let etag = match write(condition).await {
+        let written = match write(condition).await {
             Err(error) if matches!(error.fault, Fault::Conflict) => match self.list_in_stor(&name).await? {
-                Some((etag, there)) if there == sha256 => Ok(etag),
-                // It arrived, and a crash or the network kept that from us.
+                // It arrived, perhaps this very one, and a crash or the network kept that from us.
                 Some((etag, there)) if state.sending.contains(&there) => {
                     write(Precondition::Version(etag)).await
                 }
@@ -403,8 +434,9 @@ impl Pusher {
             },
             written => written,
         };
-        let etag = etag.map_err(PushError::Publish)?;
-        let tree = state.tree.clone().unwrap_or_default();
+        let Replaced { etag, everywhere } = written.map_err(PushError::Publish)?;
+        // A mirror that missed it has an old list, by which newer content would be garbage there: the next round publishes again.
+        let tree = state.tree.clone().filter(|_| everywhere).unwrap_or_default();
         state.published = Some(Published { etag: etag.0, tree });
         state.sending.clear();
         self.remember(state, turn).await?;

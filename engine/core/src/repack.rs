@@ -23,7 +23,7 @@ use self::new_packs::{NewPacks, StoredPacks, place};
 use crate::base::{Base, BaseError};
 use crate::named::Named;
 use crate::overlay::moved::ancestors;
-use crate::pack::{self, ListError};
+use crate::pack::{self, ListError, To};
 use crate::{fetch, listed};
 
 /// How far it is; read by whoever shows it, while it runs.
@@ -64,6 +64,8 @@ pub enum RepackError {
     Chunk { path: String, object: Key, reason: String },
     #[error("the chunks of {0} fit no chunk table")]
     Unlistable(String),
+    #[error("pack {pack} is not in {stor} any more: `aysfs fsck` tells which files are lost")]
+    Gone { pack: Key, stor: String },
     #[error("cannot store a pack")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -202,6 +204,11 @@ impl<'a> Plan<'a> {
             relocate(entry, &moved, &tables);
         }
         let header = self.header(created, &self.named_by(&entries), &packs, &table_packs);
+        let first = &**stors.first();
+        let lacking = pack::rely_on(To::One(first), header.packs.iter().map(|pack| pack.key)).await?;
+        if let Some(pack) = header.packs.iter().find(|pack| lacking.everywhere.contains(&pack.key)) {
+            return Err(RepackError::Gone { pack: listed::key(pack.key), stor: first.name().to_owned() });
+        }
         let sealing = self.base.sealing().cloned();
         let write = move || pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref());
         tokio::task::spawn_blocking(write).await.expect("listing does not panic")?;
@@ -238,15 +245,15 @@ impl<'a> Plan<'a> {
         }
         let moving: Arc<[Chunk]> = moving.into();
         let (mut packs, mut places) = (NewPacks::new(&**stors.first()), Vec::new());
-        let mut fetched = std::pin::pin!(fetch::chunks(stors, moving.clone()));
+        let mut fetched = std::pin::pin!(fetch::verified(stors, moving.clone()));
         while let Some((at, fetched)) = fetched.next().await {
-            let fetched = fetched.map_err(|error| RepackError::Chunk {
+            let stored = fetched.map_err(|error| RepackError::Chunk {
                 path: self.base.path(nodes[at]),
                 object: moving[at].key.clone(),
                 reason: error.to_string(),
             })?;
-            places.push(packs.add(&fetched.stored).await?);
-            progress.bytes_done.fetch_add(fetched.stored.len() as u64, Ordering::Relaxed);
+            places.push(packs.add(&stored).await?);
+            progress.bytes_done.fetch_add(stored.len() as u64, Ordering::Relaxed);
         }
         let packs = packs.finish().await?;
         let old = moving.iter().filter_map(bytes_of);

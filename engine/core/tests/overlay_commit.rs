@@ -206,6 +206,33 @@ async fn a_file_that_never_stops_changing_is_named() {
 }
 
 #[tokio::test]
+async fn what_is_known_and_gone_is_sent_again_or_said() {
+    let lab = Lab::new();
+    let mounted = mount(&lab, &[]);
+    mounted.write("same", WRITE, 0, b"the same").await;
+    mounted.write("other", WRITE, 0, b"another content").await;
+    let (_, list) = commit(&mounted).await.expect("committed");
+    drop(mounted);
+    let again = lab.path("again");
+    std::fs::create_dir(&again).expect("made");
+    let mounted = support::mount::mount_in(&lab, &again, lab.base_of(&list));
+    for key in lab.objects.keys() {
+        lab.objects.delete(&key).await.expect("deleted");
+    }
+    mounted.write("copy", WRITE, 0, b"the same").await;
+    let error = commit(&mounted).await.expect_err("nobody has it").to_string();
+    assert!(error.contains("1 files") && error.contains("/other: put it back"), "{error}");
+    mounted.unlink("other").await;
+    let (committed, list) = commit(&mounted).await.expect("committed");
+    assert_eq!(committed.new_objects, 0, "it is there since the one that failed");
+    let parsed = parse(&list);
+    for path in ["copy", "same"] {
+        let content = support::packed::content_of(&*lab.objects, &parsed, entry(&parsed, path), None).await;
+        assert_eq!(content, b"the same", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_stor_that_may_not_be_written_is_said_so() {
     let lab = Lab::new();
     let mounted = mount(&lab, &[]);

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aysfs_engine::Destination;
 use aysfs_engine::push::{Pushed, Pusher, PusherOptions, static_name};
+use aysfs_engine::{AysFs, Destination, Overlay, Upper};
 use aysfs_flist::{Entry, Flist, ParseOptions, Source};
 use aysfs_store::codec::Compression;
 use aysfs_store::fault::{Gate, Trouble};
-use aysfs_store::{Fault, Key, Named, Store};
+use aysfs_store::{Fault, Key, Mirror, Named, Store};
 use aysfs_vfs::{Fh, SetAttr, SetTime, Time, Vfs};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -411,6 +411,127 @@ async fn a_list_that_arrived_unnoticed_is_known_as_ours() {
     let second = pusher(&lab, &mounted);
     assert!(push(&second).await.published);
     assert_eq!(elsewhere(&lab).await, mounted.tree().await);
+}
+
+/// As a collection of garbage does it that knows no list of this mount.
+async fn delete(lab: &Lab, which: impl Fn(&Key) -> bool) {
+    for key in stored(lab).await.into_iter().filter(which) {
+        lab.objects.delete(&key).await.expect("deleted");
+    }
+}
+
+/// Bytes that do not repeat, and do not shrink.
+fn noise(seed: u64, length: usize) -> &'static [u8] {
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| random.u8(..)).take(length).collect::<Vec<_>>().leak()
+}
+
+async fn assert_published(lab: &Lab, expected: &[(&str, &[u8])]) {
+    let list = published(lab).await;
+    assert_eq!(list.entries.iter().filter(|entry| entry.size > 0).count(), expected.len());
+    for (path, content) in expected {
+        let entry = entry(&list, path).expect("listed");
+        let found = support::packed::content_of(&*lab.objects, &list, entry, None).await;
+        assert!(found == *content, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_deleted_before_a_list_named_it_is_sent_again() {
+    let (large, small) = (noise(1, 3 << 20), noise(2, 1000));
+    // Nothing is left; or all but the packs that only chunk tables name; or all but what is small.
+    for left in [0, 1, 2] {
+        let lab = Lab::new();
+        let mounted = mount(&lab, &[]);
+        mounted.write("small", WRITE, 0, small).await;
+        let first = pusher(&lab, &mounted);
+        let name = static_name(&"app".parse().expect("a namespace"));
+        let other = aysfs_store::Upload::Bytes(Bytes::from_static(b"# aysfs-flist 2\n"));
+        lab.objects.write_named(&name, &other, aysfs_store::Precondition::None).await.expect("written");
+        first.round(&Arc::default()).await.expect_err("the list is that of another machine");
+        let of_small = stored(&lab).await;
+        mounted.write("large", WRITE, 0, large).await;
+        first.round(&Arc::default()).await.expect_err("the list is that of another machine");
+        drop(first);
+        let second = pusher(&lab, &mounted);
+        assert!(second.status(Duration::ZERO).await.expect("told").pending.is_empty(), "all is marked");
+        let length = |key: &Key| lab.objects.bytes(key).expect("there").len();
+        match left {
+            0 => delete(&lab, |_| true).await,
+            1 => delete(&lab, |key| length(key) > 1 << 20).await,
+            _ => delete(&lab, |key| of_small.contains(key)).await,
+        }
+        lab.objects.remove_named(&name);
+        let pushed = push(&second).await;
+        assert_eq!((pushed.files, pushed.published), ([2, 1, 1][left], true), "{left}");
+        assert_published(&lab, &[("small", small), ("large", large)]).await;
+        lab.stor.set(Trouble::Fail(|| Fault::Denied));
+        assert_eq!(push(&second).await, Pushed::default(), "that is all");
+    }
+}
+
+#[tokio::test]
+async fn packs_of_a_round_that_failed_are_named_by_the_next_list() {
+    let (lab, large) = (Lab::new(), noise(1, 3 << 20));
+    let mounted = mount(&lab, &[]);
+    mounted.write("large", WRITE, 0, large).await;
+    let first = pusher(&lab, &mounted);
+    // The content is sent, and marked; then the list cannot be kept.
+    std::fs::create_dir_all(lab.path("push/published.flist/x")).expect("made");
+    first.round(&Arc::default()).await.expect_err("a directory is in the way");
+    std::fs::remove_dir_all(lab.path("push/published.flist")).expect("removed");
+    let pushed = push(&first).await;
+    assert_eq!((pushed.files, pushed.published), (0, true));
+    assert_published(&lab, &[("large", large)]).await;
+}
+
+#[tokio::test]
+async fn what_nobody_has_any_more_is_an_error_that_names_it() {
+    let lab = Lab::new();
+    let mounted = mount_base(&lab, lab.base(&[]));
+    mounted.write("base", WRITE, 0, b"of the base").await;
+    mounted.write("same", WRITE, 0, b"the same").await;
+    push(&pusher(&lab, &mounted)).await;
+    let list = support::list(&published(&lab).await.header, &published(&lab).await.entries);
+    drop(mounted);
+    let backend = lab.path("other");
+    std::fs::create_dir(&backend).expect("made");
+    let mounted = mount_in(&lab, &backend, lab.base_of(&list));
+    lab.objects.remove_named(&static_name(&"app".parse().expect("a namespace")));
+    std::fs::remove_dir_all(lab.path("push")).expect("removed");
+    delete(&lab, |_| true).await;
+    mounted.write("copy", WRITE, 0, b"the same").await;
+    let pusher = pusher(&lab, &mounted);
+    let error = pusher.round(&Arc::default()).await.expect_err("gone");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(cause.contains("1 files") && cause.contains("/base: put it back"), "{cause}");
+    mounted.unlink("base").await;
+    assert!(push(&pusher).await.published);
+    assert_published(&lab, &[("copy", b"the same"), ("same", b"the same")]).await;
+}
+
+#[tokio::test]
+async fn a_mirror_that_missed_a_round_gets_everything_in_the_next() {
+    let (lab, second) = (Lab::new(), Lab::new());
+    let stors = Arc::new(Mirror::new(lab.stor.clone(), [second.stor.clone() as Arc<dyn Store>]));
+    let lower = AysFs::new(lab.base(&[]), lab.cache(), stors);
+    let upper = Upper::open(lab.dir.path(), std::path::Path::new("/mnt")).expect("free");
+    let mounted = Mount(Arc::new(Overlay::lending_from(1, lower, upper).expect("a root")));
+    let pusher = pusher(&lab, &mounted);
+    mounted.write("a", WRITE, 0, b"one").await;
+    push(&pusher).await;
+    second.stor.set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+    mounted.write("b", WRITE, 0, b"two").await;
+    push(&pusher).await;
+    assert_published(&lab, &[("a", b"one"), ("b", b"two")]).await;
+    assert_published(&second, &[("a", b"one")]).await;
+    second.stor.set(Trouble::None);
+    push(&pusher).await;
+    assert_published(&second, &[("a", b"one"), ("b", b"two")]).await;
+    for stor in [&lab.stor, &second.stor] {
+        stor.set(Trouble::Fail(|| Fault::Denied));
+    }
+    assert_eq!(push(&pusher).await, Pushed::default(), "nothing is left to be done");
 }
 
 #[tokio::test]

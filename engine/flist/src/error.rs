@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
+    MAX_ANCESTORS, MAX_CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TARGET,
     MAX_WRAPPED_KEY, MAX_XATTR,
 };
 
@@ -26,6 +26,14 @@ pub enum FlistError {
     /// Not one line: more likely a failed download than an empty tree.
     #[error("{file}: the flist is empty; an empty tree is written as the line `# aysfs-flist 2`")]
     Empty {
+        /// The list.
+        file: String,
+    },
+    /// The last line of v2 does not end.
+    #[error(
+        "{file}: the flist is cut short: its last line does not end; get it again, or, if it was written by hand, end it with a newline"
+    )]
+    Cut {
         /// The list.
         file: String,
     },
@@ -154,6 +162,8 @@ pub enum Reason {
     Key(String),
     #[error("bad wrapped key: expected hex digits of at most {MAX_WRAPPED_KEY} bytes")]
     WrappedKey,
+    #[error("a file of {0} bytes is too large for at=, which takes {MAX_CHUNK}: it needs chunks=")]
+    ChunkTooLong(u64),
     #[error("bad place {0:?}: expected pack:offset:stored length")]
     Place(String),
     #[error("pack {0} is not in the header")]

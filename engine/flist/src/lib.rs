@@ -62,8 +62,8 @@ pub use error::{FlistError, Reason};
 pub use escape::{escaped, unescaped};
 pub use index::{Children, Corrupt, Entries, Index, Node, NodeRef, Provenance, Xattrs};
 pub use limits::{
-    MAX_ANCESTORS, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TABLE, MAX_TARGET,
-    MAX_WRAPPED_KEY, MAX_XATTR,
+    MAX_ANCESTORS, MAX_CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_LINE, MAX_MOVED, MAX_NAME, MAX_PACKS, MAX_TABLE,
+    MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR,
 };
 pub use minisign_verify::PublicKey;
 pub use parse::{Flist, ParseOptions, Times};

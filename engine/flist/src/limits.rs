@@ -10,6 +10,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_ENTRIES: usize = 100_000_000;
 /// Most packs of a header.
 pub const MAX_PACKS: usize = 1 << 20;
+/// Longest file that is one chunk of a pack (`at=`), in bytes: a chunk is decoded as a whole before any of it is shown.
+pub const MAX_CHUNK: u64 = 16 << 20;
 /// Longest chunk table, in bytes: that of a file of some 16 TiB.
 pub const MAX_TABLE: u64 = 1 << 30;
 /// Most lists that a header says its list was made from, one after another: whoever commits forgets the oldest.

@@ -13,7 +13,7 @@ use crate::entry::{Content, Dialect, Entry, Kind, Owner, Place, Table, Timestamp
 use crate::error::{Problem, Reason, shown};
 use crate::escape;
 use crate::header::Packs;
-use crate::limits::{MAX_NAME, MAX_TABLE, MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR};
+use crate::limits::{MAX_CHUNK, MAX_NAME, MAX_TABLE, MAX_TARGET, MAX_WRAPPED_KEY, MAX_XATTR};
 use crate::path::{self, Trim, Trimmed};
 
 /// The digits of a hash that is one of a v1 list.
@@ -287,6 +287,9 @@ impl<'a> Columns<'a> {
             }
             (Some((_, column, Stored::Table(_))), None) | (_, Some((column, _))) => {
                 return Err(column.problem(Reason::TableAlone));
+            }
+            (Some((_, column, Stored::Chunk(_))), None) if entry.size > MAX_CHUNK => {
+                return Err(column.problem(Reason::ChunkTooLong(entry.size)));
             }
             (place, None) => place.map(|(_, _, stored)| stored),
         };

@@ -110,10 +110,12 @@ pub(crate) fn scan(
     let mut times = TimeVotes::default();
     let mut stage = Stage::Start;
     let mut number = 0;
+    let mut is_ended = false;
 
     let mut next = blocks.next().map_err(unreadable)?;
     while let Some(block) = next {
         let mut lines = Vec::new();
+        is_ended = block.ends_with(b"\n");
         // Comes after the problems of the lines before it.
         let mut problem = None;
         for line in block.strip_suffix(b"\n").unwrap_or(&block).split(|byte| *byte == b'\n') {
@@ -151,6 +153,14 @@ pub(crate) fn scan(
         Stage::Header { header, .. } => (Dialect::V2, header.finish().0),
         Stage::Entries { dialect, header, .. } => (dialect, header),
     };
+    if !is_ended {
+        if dialect == Dialect::V2 {
+            return Err(FlistError::Cut { file: file.to_owned() });
+        }
+        tracing::warn!(
+            "{file}: the last line does not end: if the flist was cut short, part of the tree is missing"
+        );
+    }
     let times = match options.times {
         _ if dialect != Dialect::V1Long => TimeOrder::Spec,
         Times::Auto => times.decide(),

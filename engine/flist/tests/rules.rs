@@ -129,7 +129,7 @@ fn an_empty_file_is_no_empty_tree() {
     assert_eq!(error(""), message);
     assert_eq!(error("\n\r\n\n"), message);
     assert_eq!(parse("# aysfs-flist 2\n").entries, []);
-    assert_eq!(parse("# aysfs-flist 2").entries, []);
+    assert_eq!(parse("# aysfs-flist 2\n").entries, []);
 }
 
 #[test]
@@ -358,6 +358,31 @@ fn v2_is_exact() {
 }
 
 #[test]
+fn a_v2_list_whose_last_line_does_not_end_is_cut_short() {
+    let whole = v2("a|||||755|4|0|0|\nb|||||755|4|0|0|");
+    assert_eq!(parse(&whole).entries.len(), 2);
+    let cut = "the flist is cut short: its last line does not end; get it again, or, if it was written by hand, end it with a newline";
+    for text in [whole.trim_end(), "# aysfs-flist 2", "# aysfs-flist 2\n# version: 1"] {
+        assert_eq!(error(text), cut, "{text:?}");
+    }
+    // Old builders may have written none.
+    assert_eq!(parse(v1("a").trim_end()).entries.len(), 1);
+}
+
+#[test]
+fn a_file_of_one_chunk_has_a_size_that_fits_into_memory() {
+    let list = |size: u64| {
+        let pack = format!("# aysfs-flist 2\n# pack 1 {SHA256} 10\n");
+        format!("{pack}a|{SHA256}|{size}|root|root|644|2|0|0||at=1:0:10\n")
+    };
+    assert_eq!(parse(list(16 << 20)).entries[0].size, 16 << 20);
+    assert_eq!(
+        error(list((16 << 20) + 1)),
+        "line 3, column 98: a file of 16777217 bytes is too large for at=, which takes 16777216: it needs chunks="
+    );
+}
+
+#[test]
 fn v2_says_where_content_is() {
     let pack = format!("# aysfs-flist 2\n# pack 1 {SHA256} 10\n");
     let file = |columns: &str| format!("{pack}{}", v2_file(columns).split_once('\n').expect("two lines").1);
@@ -421,7 +446,7 @@ fn v2_says_where_content_is() {
         "line 3, column 3: bad hash \"xyz12cd98f00b204e9800998ecf8427e\": expected 32 hex digits"
     );
     for encrypted in [
-        format!("{}|ukey=01ab|skey=02", old.trim_end()),
+        format!("{}|ukey=01ab|skey=02\n", old.trim_end()),
         format!("a|{MD5}|1|||644|2|0|0|||ukey=01AB|x|skey=02"),
     ] {
         let keys = V1Keys { user: vec![1, 0xAB], store: vec![2] };

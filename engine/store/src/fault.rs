@@ -152,6 +152,13 @@ impl FaultStore {
         self.plan().key_scripts.entry(key.clone()).or_default().extend(troubles);
     }
 
+    /// Forgets what was to happen to the next calls.
+    pub fn clear_scripts(&self) {
+        let mut plan = self.plan();
+        plan.script.clear();
+        plan.key_scripts.clear();
+    }
+
     /// What happens to the calls about one object from now on.
     pub fn set_for(&self, key: &Key, trouble: Trouble) {
         self.plan().keys.insert(key.clone(), trouble);

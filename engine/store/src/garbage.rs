@@ -85,8 +85,8 @@ impl Version {
         let (mut body, etag) = match stor.read_named(name, self.etag.as_ref()).await {
             Ok(Named::Unchanged) => return Ok(self),
             Ok(Named::Found { body, etag }) => (body, etag),
-            // A stor that knows no named files at all has none of these.
-            Err(StoreError { fault: Fault::NotFound | Fault::Protocol(_), .. }) => return Ok(Self::default()),
+            // So answers a stor that knows no named files, too. No other answer says that nothing is being deleted.
+            Err(StoreError { fault: Fault::NotFound, .. }) => return Ok(Self::default()),
             Err(error) => return Err(error),
         };
         let mut bytes = Vec::new();

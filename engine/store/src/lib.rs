@@ -14,6 +14,7 @@
 //! digest that the flist names. Nothing in the cache directory is trusted either: see [`cache`].
 
 pub mod aydostor;
+mod boot_clock;
 pub mod cache;
 pub mod codec;
 mod content;
@@ -35,6 +36,7 @@ mod store;
 pub mod table;
 
 pub use aydostor::AydoStor;
+pub use boot_clock::BootTime;
 pub use cache::{Borrower, Cache, CacheOptions, CachedFile, FetchError, Held, Lent, VerifiedFile};
 pub use content::{Check, Chunk, Content, ContentId, Part};
 pub use dir::DirStore;
@@ -42,6 +44,6 @@ pub use fetch::{Fetched, UrlError, fetch_url};
 pub use key::{ETag, Key, KeyError, Namespace, StaticName};
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemStore;
-pub use mirror::{Mirror, Outcome, StorStats};
+pub use mirror::{Mirror, Outcome, Presence, Replaced, StorStats};
 pub use open::{OpenError, RequireTls, StorOptions, open, without_credentials};
 pub use store::{Body, Fault, Listed, Named, Precondition, Store, StoreError, Stored, Upload};

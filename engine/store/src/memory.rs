@@ -63,6 +63,11 @@ impl MemStore {
         keys
     }
 
+    /// The bytes of an object.
+    pub fn bytes(&self, key: &Key) -> Option<Bytes> {
+        self.contents().objects.get(key).map(|(bytes, _)| bytes.clone())
+    }
+
     /// Removes a named file.
     pub fn remove_named(&self, name: &StaticName) {
         self.contents().named.remove(name);

@@ -8,6 +8,7 @@
 mod decode;
 mod traffic;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,26 @@ impl From<&Fault> for Outcome {
     }
 }
 
+/// In which stors of a mirror an object is, of those that answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// In each that takes what is put.
+    Everywhere,
+    /// In one at least.
+    Somewhere,
+    /// In none.
+    Nowhere,
+}
+
+/// A named file that was replaced in the first stor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its version there.
+    pub etag: ETag,
+    /// Whether the others have it, too, but for those that take no objects.
+    pub everywhere: bool,
+}
+
 /// One stor or more; the first is the one that counts when something is put.
 #[derive(Debug)]
 pub struct Mirror {
@@ -60,6 +81,9 @@ struct Member {
     store: Arc<dyn Store>,
     health: Mutex<Health>,
     traffic: Traffic,
+    /// Whether it did not keep what was put last as the first one does: it denies it, or calls it something else. Then nothing is gained by
+    /// putting again what it lacks.
+    is_apart: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +126,12 @@ impl Member {
 impl Mirror {
     /// A mirror of `first` and `others`.
     pub fn new(first: Arc<dyn Store>, others: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
-        let member = |store| Member { store, health: Mutex::default(), traffic: Traffic::default() };
+        let member = |store| Member {
+            store,
+            health: Mutex::default(),
+            traffic: Traffic::default(),
+            is_apart: AtomicBool::new(false),
+        };
         let others = others.into_iter().map(member).collect();
         Self { first: member(first), others, sealing: None, v1_keys: V1Keyring::default() }
     }
@@ -191,6 +220,12 @@ impl Mirror {
         let (first, others) = join(self.first.store.put(key, body), join_all(others)).await;
         for (outcome, member) in others.into_iter().zip(&self.others) {
             match (&outcome, &first) {
+                (Err(error), _) if !matches!(error.fault, Fault::Denied) => {}
+                (Err(_), _) => member.is_apart.store(true, Ordering::Relaxed),
+                (Ok(stored), Ok(first)) => member.is_apart.store(stored.key != first.key, Ordering::Relaxed),
+                (Ok(_), Err(_)) => {}
+            }
+            match (&outcome, &first) {
                 (Err(error), _) => tracing::warn!(%error, "an object is missing in a mirror"),
                 (Ok(stored), Ok(first)) if stored.key != first.key => {
                     let stor = member.store.name();
@@ -202,6 +237,34 @@ impl Mirror {
         first
     }
 
+    /// In which stors objects are. All are asked, so that where one keeps a list of [garbage](crate::garbage), what is asked for is struck off.
+    /// A stor that does not answer is passed over, with a warning.
+    ///
+    /// # Errors
+    /// Those of the first.
+    pub async fn presence(&self, keys: &[Key]) -> Result<Vec<Presence>, StoreError> {
+        let others = self.others.iter().map(|member| member.store.has(keys));
+        let (first, others) = join(self.first.store.has(keys), join_all(others)).await;
+        let mut answers = vec![(first?, true)];
+        for (answer, member) in others.into_iter().zip(&self.others) {
+            match answer {
+                Ok(there) => answers.push((there, !member.is_apart.load(Ordering::Relaxed))),
+                Err(error) => tracing::warn!(%error, "a mirror does not say which objects it has"),
+            }
+        }
+        let presence = |at: usize| {
+            let mut has = answers.iter().map(|(there, counts)| (there.get(at) == Some(&true), *counts));
+            if has.clone().all(|(there, _)| !there) {
+                Presence::Nowhere
+            } else if has.all(|(there, counts)| there || !counts) {
+                Presence::Everywhere
+            } else {
+                Presence::Somewhere
+            }
+        };
+        Ok((0..keys.len()).map(presence).collect())
+    }
+
     /// Replaces a named file in the first stor, if `condition` holds there, and then in the others, whatever they have.
     ///
     /// # Errors
@@ -211,14 +274,18 @@ impl Mirror {
         name: &StaticName,
         body: &Upload,
         condition: Precondition,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Replaced, StoreError> {
         let etag = self.first.store.write_named(name, body, condition).await?;
         let others =
             self.others.iter().map(|member| member.store.write_named(name, body, Precondition::None));
-        for error in join_all(others).await.into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "a mirror has an old version of a named file");
+        let mut everywhere = true;
+        for (written, member) in join_all(others).await.into_iter().zip(&self.others) {
+            if let Err(error) = written {
+                tracing::warn!(%error, "a mirror has an old version of a named file");
+                everywhere &= member.is_apart.load(Ordering::Relaxed);
+            }
         }
-        Ok(etag)
+        Ok(Replaced { etag, everywhere })
     }
 }
 
@@ -310,5 +377,44 @@ mod tests {
         let keys = [a, b, c];
         assert_eq!(stores[0].has(&keys).await.expect("answered"), [true, true, false]);
         assert_eq!(stores[1].has(&keys).await.expect("answered"), [true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn an_object_is_there_if_each_stor_has_it_that_takes_it() {
+        let stores: Vec<_> = (0..2).map(|_| Arc::new(FaultStore::new(Arc::new(MemStore::new())))).collect();
+        let mirror = Mirror::new(stores[0].clone(), [stores[1].clone() as Arc<dyn Store>]);
+        let keys = [sha256(b"a"), sha256(b"b"), sha256(b"c"), sha256(b"d")];
+        for (stor, content) in [(0, b"a"), (1, b"a"), (0, b"b"), (1, b"c")] {
+            stores[stor].put(&sha256(content), &upload(content)).await.expect("put");
+        }
+        let [all, some, none] = [Presence::Everywhere, Presence::Somewhere, Presence::Nowhere];
+        assert_eq!(mirror.presence(&keys).await.expect("answered"), [all, some, some, none]);
+        stores[1].set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+        assert_eq!(mirror.presence(&keys).await.expect("the first answered"), [all, all, none, none]);
+        stores[1].set(Trouble::Fail(|| Fault::Denied));
+        mirror.put(&keys[3], &upload(b"d")).await.expect("the first has it");
+        stores[1].set(Trouble::None);
+        let presence = mirror.presence(&keys).await.expect("answered");
+        assert_eq!(presence, [all, all, some, all], "what it denies cannot be put there again");
+        mirror.put(&keys[3], &upload(b"d")).await.expect("by both");
+        assert_eq!(mirror.presence(&keys).await.expect("answered"), [all, some, some, all]);
+        stores[0].set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+        mirror.presence(&keys).await.expect_err("the first counts");
+    }
+
+    #[tokio::test]
+    async fn a_named_file_that_a_mirror_missed_is_not_everywhere() {
+        let stores: Vec<_> = (0..2).map(|_| Arc::new(FaultStore::new(Arc::new(MemStore::new())))).collect();
+        let mirror = Mirror::new(stores[0].clone(), [stores[1].clone() as Arc<dyn Store>]);
+        let name = "app.flist".parse().expect("a name");
+        let write = || async {
+            let written = mirror.write_named(&name, &upload(b"x"), Precondition::None).await;
+            written.expect("the first took it").everywhere
+        };
+        assert!(write().await);
+        stores[1].set(Trouble::Fail(|| Fault::Unavailable("down".into())));
+        assert!(!write().await);
+        stores[1].set(Trouble::None);
+        assert!(write().await);
     }
 }

@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use super::{Flaw, Object, Problem, Progress};
 use crate::base::Base;
 use crate::fetch::{self, Arriving, Discard};
-use crate::named::Piece;
+use crate::named::{ChunkError, Piece};
 
 /// How many objects are read at the same time.
 const AT_ONCE: usize = 4;
 
-/// Reads and decodes some percent of the chunks; returns how many that are.
+/// Reads and decodes some percent of the chunks; returns how many could be read.
 pub(super) async fn sample(
     base: &Base,
     stors: &Arc<Mirror>,
@@ -44,22 +44,22 @@ pub(super) async fn sample(
             }
         }
     }
-    let chosen = (parts.len() + whole.len()) as u64;
+    let mut read = 0;
     {
-        let mut fetched = std::pin::pin!(fetch::chunks(stors, parts.into()));
+        let mut fetched = std::pin::pin!(fetch::verified(stors, parts.into()));
         while let Some((at, fetched)) = fetched.next().await {
             let pieces = &of_parts[at];
             progress.bytes_done.fetch_add(stored(&pieces[0].chunk), Ordering::Relaxed);
+            read += u64::from(!matches!(fetched, Err(ChunkError::Fetch(_))));
             if let Err(error) = fetched {
                 report(problem(base, pieces, error.into()));
             }
         }
     }
-    verify_whole(base, stors, whole, progress, report).await;
-    chosen
+    read + verify_whole(base, stors, whole, progress, report).await
 }
 
-/// Reads and decodes everything; returns how many chunks that are.
+/// Reads and decodes everything; returns how many chunks could be read.
 pub(super) async fn full(
     base: &Base,
     stors: &Arc<Mirror>,
@@ -70,24 +70,25 @@ pub(super) async fn full(
     let (packs, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.length.is_some());
     let whole: Vec<Vec<Piece>> =
         others.iter().flat_map(|object| object.chunks().map(<[Piece]>::to_vec)).collect();
-    let found = packs.iter().filter_map(|pack| pack.length).sum::<u64>()
-        + whole.iter().map(|pieces| stored(&pieces[0].chunk)).sum::<u64>();
+    // Lengths are what the list says.
+    let lengths = packs.iter().filter_map(|pack| pack.length);
+    let found = lengths.chain(whole.iter().map(|pieces| stored(&pieces[0].chunk)));
+    let found = found.fold(0, u64::saturating_add);
     progress.bytes_found.fetch_add(found, Ordering::Relaxed);
-    let mut verified = whole.len() as u64;
-    verify_whole(base, stors, whole, progress, report).await;
+    let mut verified = verify_whole(base, stors, whole, progress, report).await;
 
     let mut read = stream::iter(packs)
         .map(|pack| async move {
             let chunks: Arc<[Chunk]> = pack.chunks().map(|pieces| pieces[0].chunk.clone()).collect();
             let (sources, listed) = (stors.clone(), chunks.clone());
-            let job = move |arriving, _| read_pack(arriving, &sources, &listed);
+            let length = pack.length.unwrap_or_default();
+            let job = move |arriving, _| read_pack(arriving, &sources, &listed, length);
             let read = fetch::stream_to(&**stors.first(), &pack.key, job).await;
             progress.bytes_done.fetch_add(pack.length.unwrap_or_default(), Ordering::Relaxed);
             (pack, chunks, read)
         })
         .buffered(AT_ONCE);
     while let Some((pack, chunks, read)) = read.next().await {
-        verified += chunks.len() as u64;
         let ReadPack { flaws, skipped, length, sha256 } = match read {
             Ok(read) => read,
             Err(error) => {
@@ -95,20 +96,23 @@ pub(super) async fn full(
                 continue;
             }
         };
+        verified += (chunks.len() - skipped.len()) as u64;
         let pieces: Vec<&[Piece]> = pack.chunks().collect();
         for (at, flaw) in flaws {
             report(problem(base, pieces[at], Flaw::Content(flaw)));
         }
         let again: Arc<[Chunk]> = skipped.iter().map(|at| chunks[*at].clone()).collect();
-        let mut again = std::pin::pin!(fetch::chunks(stors, again));
+        let mut again = std::pin::pin!(fetch::verified(stors, again));
         while let Some((at, fetched)) = again.next().await {
+            verified += u64::from(!matches!(fetched, Err(ChunkError::Fetch(_))));
             if let Err(error) = fetched {
                 report(problem(base, pieces[skipped[at]], error.into()));
             }
         }
         let expected = pack.length.unwrap_or_default();
         if length != expected {
-            let flaw = Flaw::Length { expected, found: length };
+            let is_long = length > expected;
+            let flaw = if is_long { Flaw::Long(expected) } else { Flaw::Length { expected, found: length } };
             report(Problem::new(base, &pack.key, pack.nodes(), flaw));
         } else if names_another(&pack.key, sha256) {
             report(Problem::new(base, &pack.key, pack.nodes(), Flaw::Name));
@@ -117,14 +121,15 @@ pub(super) async fn full(
     verified
 }
 
-/// Reads and decodes chunks that are objects of their own, of any length.
+/// Reads and decodes chunks that are objects of their own, of any length; returns how many could be read.
 async fn verify_whole(
     base: &Base,
     stors: &Arc<Mirror>,
     chunks: Vec<Vec<Piece>>,
     progress: &Progress,
     report: &mut impl FnMut(Problem),
-) {
+) -> u64 {
+    let mut count = 0;
     let mut read = stream::iter(chunks)
         .map(|pieces| async move {
             let chunk = pieces[0].chunk.clone();
@@ -136,6 +141,7 @@ async fn verify_whole(
         })
         .buffered(AT_ONCE);
     while let Some((pieces, decoded)) = read.next().await {
+        count += u64::from(decoded.is_ok());
         let flaw = match decoded {
             Ok(Ok(())) => continue,
             Ok(Err(flaw)) => Flaw::Content(flaw),
@@ -143,6 +149,7 @@ async fn verify_whole(
         };
         report(problem(base, &pieces, flaw));
     }
+    count
 }
 
 /// What is wrong with a chunk, and with all files that have it.
@@ -170,8 +177,8 @@ struct ReadPack {
     sha256: [u8; 32],
 }
 
-/// Reads a pack to its end; `chunks` are sorted by where they begin.
-fn read_pack(arriving: Arriving, stors: &Mirror, chunks: &[Chunk]) -> ReadPack {
+/// Reads a pack to its end, or until it is longer than it should be; `chunks` are sorted by where they begin.
+fn read_pack(arriving: Arriving, stors: &Mirror, chunks: &[Chunk], length: u64) -> ReadPack {
     let mut pack = Digesting { inner: arriving, hash: Sha256::new(), at: 0 };
     let (mut flaws, mut skipped) = (Vec::new(), Vec::new());
     for (position, chunk) in chunks.iter().enumerate() {
@@ -192,7 +199,7 @@ fn read_pack(arriving: Arriving, stors: &Mirror, chunks: &[Chunk]) -> ReadPack {
         }
         pack.skip(end.saturating_sub(pack.at));
     }
-    pack.skip(u64::MAX);
+    pack.skip(length.saturating_add(1).saturating_sub(pack.at));
     ReadPack { flaws, skipped, length: pack.at, sha256: pack.hash.finalize().into() }
 }
 

@@ -35,6 +35,8 @@ pub enum Flaw {
     Missing,
     #[error("it is shorter than the {0} bytes that it should have")]
     Short(u64),
+    #[error("it is longer than the {0} bytes that it should have")]
+    Long(u64),
     #[error("it has {found} bytes instead of {expected}")]
     Length { expected: u64, found: u64 },
     #[error("its bytes are not those that its name says")]

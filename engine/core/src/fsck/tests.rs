@@ -106,11 +106,44 @@ async fn wrong_bytes_are_found_where_content_is_read() {
 }
 
 #[tokio::test]
-async fn bytes_behind_a_pack_are_found_in_full() {
+async fn bytes_behind_a_pack_are_found() {
     let sound = Sound::new();
     sound.lab.change(&sound.pack, |bytes| bytes.push(0));
-    assert_eq!(sound.check(ALL).await.1, [""; 0]);
-    assert!(sound.problem(Depth::Full).await.contains("bytes instead of"));
+    for depth in [Depth::Presence, ALL, Depth::Full] {
+        assert!(sound.problem(depth).await.contains("it is longer than the "), "{depth:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_not_read_for_ever() {
+    let sound = Sound::new();
+    // Its last byte is there, and none behind it.
+    sound.lab.stor.script_for(&sound.pack, [Trouble::None, Trouble::None, Trouble::Endless(0)]);
+    let (_, problems) = sound.check(Depth::Full).await;
+    assert!(problems.last().is_some_and(|last| last.contains("it is longer than the ")), "{problems:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_was_not_decoded() {
+    let sound = Sound::new();
+    for depth in [ALL, Depth::Full] {
+        let fail = std::iter::repeat_n(Trouble::Fail(|| Fault::Denied), 10);
+        sound.lab.stor.script_for(&sound.pack, [Trouble::None, Trouble::None].into_iter().chain(fail));
+        let (summary, problems) = sound.check(depth).await;
+        assert!(!problems.is_empty());
+        assert_eq!(summary.verified, 2, "{depth:?}: an object, and a chunk of the other pack");
+        sound.lab.stor.clear_scripts();
+    }
+}
+
+#[tokio::test]
+async fn chunks_of_zeros_are_not_kept_in_memory() {
+    let lab = Lab::new();
+    let chunks: Vec<Chunk> = lab.pack(&vec![vec![0; 1 << 20]; 100]);
+    let mut fetched = std::pin::pin!(fetch::verified(&lab.stors(), chunks.into()));
+    while let Some((at, stored)) = fetched.next().await {
+        assert!(stored.expect("sound").len() < 1000, "{at}");
+    }
 }
 
 #[tokio::test]

@@ -26,8 +26,30 @@ impl Collection {
     /// this list.
     ///
     /// # Errors
-    /// If it is not certain what the list names, or if it seems to be about another stor.
+    /// If it is not certain what the list names, or if it seems to be about another stor. One that names nothing is more likely a file that was
+    /// cut short than an empty tree.
     pub async fn mark(&mut self, flist: &str, base: &Base, stors: &Arc<Mirror>) -> Result<(), GcError> {
+        match self.take_in(flist, base, stors).await? {
+            0 => Err(GcError::Empty(flist.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for a list that is in the stor, where it was put as a whole: that one may name nothing.
+    ///
+    /// # Errors
+    /// As of [`Self::mark`].
+    pub async fn mark_published(
+        &mut self,
+        flist: &str,
+        base: &Base,
+        stors: &Arc<Mirror>,
+    ) -> Result<(), GcError> {
+        self.take_in(flist, base, stors).await.map(drop)
+    }
+
+    /// Returns how many objects the list names.
+    async fn take_in(&mut self, flist: &str, base: &Base, stors: &Arc<Mirror>) -> Result<usize, GcError> {
         let named = Named::by(base).map_err(|error| damaged(flist, error))?;
         let mut keys: HashSet<Key> =
             base.index().header().packs.iter().map(|pack| listed::key(pack.key)).collect();
@@ -60,8 +82,9 @@ impl Collection {
         if let Some(flaw) = flaw {
             return Err(flaw);
         }
+        let count = keys.len();
         self.marks.keys.extend(keys);
         self.marks.lists += 1;
-        Ok(())
+        Ok(count)
     }
 }

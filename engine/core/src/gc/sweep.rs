@@ -1,10 +1,10 @@
 //! Sweeping: what no list names becomes a candidate, and what was one for long enough is deleted.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aysfs_store::garbage::{Garbage, Version};
-use aysfs_store::{Fault, Key, Listed, StoreError};
+use aysfs_store::{BootTime, Fault, Key, Listed, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Collection, GcError, Mode, Summary, seconds};
@@ -126,7 +126,7 @@ impl Collection {
 
     /// Deletes objects that are doomed; returns those that are gone.
     async fn delete(&self, doomed: Vec<Key>, file: &mut File<'_>) -> Result<Vec<Key>, GcError> {
-        let since = Instant::now();
+        let since = BootTime::now();
         let deletions = stream::iter(doomed).map(|key| async move {
             if since.elapsed() > LEASE_USED {
                 return Err(GcError::TooSlow);
@@ -134,18 +134,23 @@ impl Collection {
             Ok(self.stor.delete(&key).await.map(|_| key)?)
         });
         let ended: Vec<Result<Key, GcError>> = deletions.buffer_unordered(AT_ONCE).collect().await;
-        let (mut gone, mut failed) = (Vec::new(), None);
+        let (mut gone, mut failed) = (Vec::new(), Vec::new());
         for ended in ended {
             match ended {
                 Ok(key) => gone.push(key),
-                Err(error) => drop(failed.get_or_insert(error)),
+                Err(error) => failed.push(error),
             }
         }
-        let Some(error) = failed else { return Ok(gone) };
-        if let GcError::Store(StoreError { fault: Fault::Denied | Fault::Refused(_), .. }) = &error {
-            // It is certain that the others are not being deleted: nobody has to wait for that.
-            file.update(|garbage| garbage.doomed.clear()).await?;
+        let is_certain = |error: &GcError| {
+            matches!(error, GcError::Store(StoreError { fault: Fault::Denied | Fault::Refused(_), .. }))
+        };
+        // One that got no answer may still be under way, whatever became of the others.
+        if let Some(uncertain) = failed.iter().position(|error| !is_certain(error)) {
+            return Err(failed.swap_remove(uncertain));
         }
+        let Some(error) = failed.pop() else { return Ok(gone) };
+        // It is certain that what is left is not being deleted: nobody has to wait for that.
+        file.update(|garbage| garbage.doomed.clear()).await?;
         Err(error)
     }
 }

@@ -191,6 +191,28 @@ async fn without_a_list_nothing_happens() {
 }
 
 #[tokio::test]
+async fn a_list_that_names_nothing_is_none_unless_it_is_the_published_one() {
+    let Stor { lab, list, .. } = &Stor::new();
+    let cut = lab.read(b"# aysfs-flist 2\n");
+    for with in [vec![], vec![&list[..]]] {
+        let mut collection =
+            Collection::begin(lab.stor.clone(), &namespace(), Mode::Delete).await.expect("begun");
+        for list in with {
+            collection.mark("test.flist", &lab.base(list), &lab.stors()).await.expect("marked");
+        }
+        let error = collection.mark("cut.flist", &cut, &lab.stors()).await.expect_err("it may be cut short");
+        assert!(error.to_string().starts_with("the flist cut.flist names no object: "), "{error}");
+        collection.end().await;
+    }
+    assert_eq!(lab.objects.keys().len(), 5);
+    let mut collection =
+        Collection::begin(lab.stor.clone(), &namespace(), Mode::Delete).await.expect("begun");
+    collection.mark_published("static/test.flist", &cut, &lab.stors()).await.expect("it is meant");
+    assert_eq!(collection.sweep(AT_ONCE).await.expect("swept").deleted.objects, 5);
+    collection.end().await;
+}
+
+#[tokio::test]
 async fn a_list_of_another_stor_ends_it() {
     let (Stor { lab, list, .. }, other) = (&Stor::new(), Lab::new());
     let foreign = [other.object("f", b"elsewhere")];
@@ -233,6 +255,23 @@ async fn who_may_not_delete_dooms_nothing_for_good() {
     assert!(matches!(&error, GcError::Store(error) if matches!(error.fault, Fault::Denied)), "{error}");
     let left = lab.garbage().await.garbage;
     assert!(left.doomed.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_may_be_under_way_stays_doomed_whatever_else_was_denied() {
+    for order in 0..2 {
+        let Stor { lab, list, dead, .. } = &Stor::new();
+        let more = lab.pack(&[noise(4, 100)])[0].key.clone();
+        let keys = if order == 0 { [dead, &more] } else { [&more, dead] };
+        lab.stor.set_for(keys[0], Trouble::Fail(|| Fault::Denied));
+        lab.stor.set_for(keys[1], Trouble::Fail(|| Fault::Silent(Duration::from_secs(1))));
+        let error = lab.collect(&[list], AT_ONCE, Mode::Delete).await.expect_err("neither is deleted");
+        assert!(
+            matches!(&error, GcError::Store(error) if matches!(error.fault, Fault::Silent(_))),
+            "{error}"
+        );
+        assert!(lab.garbage().await.garbage.doomed.contains(keys[1]), "who wants it waits");
+    }
 }
 
 #[tokio::test]

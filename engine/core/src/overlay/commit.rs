@@ -8,21 +8,26 @@
 //! The names are those of one moment. Each file is read until it did not change meanwhile; one that never stops is an error. So is one that
 //! is removed before it was read. What is stored to a mapped file counts as writing, also where the kernel does it without telling.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aysfs_flist::{Dialect, Header};
+use aysfs_flist::{Content, Dialect, Entry, Header, ObjectKey};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
-use aysfs_store::{Fault, StoreError};
+use aysfs_store::{Fault, Mirror, StoreError};
 use aysfs_vfs::Error;
 
 use super::Overlay;
 use super::entries::{SeeError, Seen, SendProgress, see};
 use super::known::known;
+use super::missing::Missing;
 use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
+use crate::listed::Packs;
 use crate::pack::{self, ListError, MappedStores, Packed, Packing, To, UploadError};
 
 /// How to commit.
@@ -69,6 +74,13 @@ pub enum CommitError {
     Denied(StoreError),
     #[error("cannot store new content: {0}")]
     Store(StoreError),
+    /// Nothing here has it either.
+    #[error(
+        "the content of {files} files is not in the stor any more, among them {}: put it back there (`aysfs fsck` tells all that is \
+         missing), or remove or replace these files, then commit again",
+        .path.display()
+    )]
+    Gone { files: usize, path: PathBuf },
     #[error(transparent)]
     Flist(#[from] ListError),
 }
@@ -109,18 +121,21 @@ impl Overlay {
         let abandoned = SetWhenDropped::default();
         let (inner, counted, flag) = (self.0.clone(), progress.clone(), abandoned.0.clone());
         let Seen { mut entries, moved, files, base, mut packs, .. } =
-            blocking(move || Ok(see(&inner, None, &counted, &flag)?)).await?;
+            blocking(move || Ok(see(&inner, None, &Missing::default(), &counted, &flag)?)).await?;
+        let stors = self.0.w.lower.stors();
 
         let sealing = self.sealing(&base);
         let inner = self.0.clone();
         let secret = sealing.as_ref().map(Sealing::secret).cloned();
+        let local: HashSet<usize> = files.keys().copied().collect();
+        let missing = missing_before(&entries, &local, &packs, stors).await.map_err(UploadError::from)?;
         let packing = Packing {
             compression: Compression::default(),
-            known: known(&entries, &files, &packs, &base, secret.as_ref()),
+            known: known(&entries, &files, &packs, &base, secret.as_ref(), &missing),
             secret,
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,
-            to: To::All(self.0.w.lower.stors()),
+            to: To::All(stors),
             journal: None,
             bytes_done: &progress.bytes_done,
         };
@@ -135,7 +150,22 @@ impl Overlay {
         let mut header =
             Header { ancestors: ancestors(&base, moved), start: old.start.clone(), ..options.header.clone() };
         pack::name_packs(&mut header, &entries, &packs, old.packs.iter().copied().chain(in_tables));
-        pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await.map_err(UploadError::from)?;
+        let objects = local.iter().filter_map(|position| object_of(&entries[*position]));
+        let named = header.packs.iter().map(|pack| pack.key).chain(objects);
+        let mut missing = Missing::of(named, stors).await.map_err(UploadError::from)?;
+        if missing.has_gone() {
+            let contents = entries.iter().filter_map(|entry| Some((entry.content?, entry.size)));
+            missing.read_tables(contents, &packs, stors).await.map_err(UploadError::from)?;
+            let sent: Vec<Content> = local.iter().filter_map(|position| entries[*position].content).collect();
+            missing.replace_spoilt(&mut entries, sent);
+            let mut gone = missing.spoilt(&entries);
+            if let Some(first) = gone.next() {
+                let path = Path::new("/").join(OsStr::from_bytes(&first.path));
+                return Err(CommitError::Gone { files: gone.count() + 1, path });
+            }
+            // Of no use to any file: a table of another version may have named it.
+            missing.leave_out(&mut header);
+        }
         let committed = Committed {
             entries: entries.len() as u64,
             files: reused + files,
@@ -145,6 +175,36 @@ impl Overlay {
         };
         blocking(move || Ok(pack::write(entries, flist, Dialect::V2, &header, sealing.as_ref())?)).await?;
         Ok(committed)
+    }
+}
+
+/// What is missing of what would not be sent because it is known to be in the stor.
+async fn missing_before(
+    entries: &[Entry],
+    local: &HashSet<usize>,
+    packs: &Packs,
+    stors: &Arc<Mirror>,
+) -> Result<Missing, StoreError> {
+    if local.is_empty() {
+        return Ok(Missing::default());
+    }
+    // Only what is as large as a file that is new can be what that is.
+    let sizes: HashSet<u64> = local.iter().map(|position| entries[*position].size).collect();
+    let alike = || entries.iter().filter(|entry| sizes.contains(&entry.size));
+    let objects = alike().filter_map(object_of);
+    let mut missing = Missing::of(packs.all().map(|pack| pack.key).chain(objects), stors).await?;
+    if !missing.is_nothing() {
+        let contents = alike().filter_map(|entry| Some((entry.content?, entry.size)));
+        missing.read_tables(contents, packs, stors).await?;
+    }
+    Ok(missing)
+}
+
+/// The object that is all of a file.
+fn object_of(entry: &Entry) -> Option<ObjectKey> {
+    match entry.content? {
+        Content::Object { key, .. } => Some(key),
+        Content::V1(_) | Content::Pack { .. } | Content::Chunks { .. } => None,
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
-use aysfs_flist::{Entry, Kind, Owner, Timestamp};
+use aysfs_flist::{Content, Entry, Kind, Owner, Timestamp};
 use aysfs_vfs::{Attr, Error, ErrorKind, FileKind, Ino, Name, Result, Time};
 use rustix::fs::OFlags;
 use uzers::{Groups, Users, UsersCache};
@@ -21,6 +21,7 @@ use uzers::{Groups, Users, UsersCache};
 use super::Inner;
 use super::at::At;
 use super::diff::join;
+use super::missing::Missing;
 use super::pushed::{Destination, Pushed};
 use super::tree::{Data, Found, Origin, Tree};
 use crate::base::{Base, damaged};
@@ -65,6 +66,8 @@ pub(super) struct Seen {
     pub(super) moved: Vec<(Vec<u8>, Vec<u8>)>,
     /// The files whose content is in the upper, and not known to be in the stor, by the position of their entry.
     pub(super) files: HashMap<usize, LocalFile>,
+    /// The positions of those whose content is in the upper, and that are marked as being in the stor.
+    pub(super) marked: Vec<usize>,
     /// The packs that content is in.
     pub(super) packs: Packs,
     /// Positions of entries of which the user, or the group, is known by its number only.
@@ -79,14 +82,16 @@ pub(super) struct LocalFile {
     pub(super) older: Option<Pushed>,
 }
 
-/// Lists the tree. What was pushed to `destination`, and has not changed since, is listed with the content that it has there.
+/// Lists the tree. What was pushed to `destination`, and has not changed since, is listed with the content that it has there, unless
+/// that is `missing` by now.
 pub(super) fn see(
     inner: &Inner,
     destination: Option<&Destination>,
+    missing: &Missing,
     progress: &SendProgress,
     abandoned: &AtomicBool,
 ) -> Result<Seen, SeeError> {
-    let mut seen = look(inner, destination, progress, abandoned)?;
+    let mut seen = look(inner, destination, missing, progress, abandoned)?;
     // With no lock held: whoever knows the names may be far away, or need this very mount.
     seen.name_owners();
     Ok(seen)
@@ -94,9 +99,18 @@ pub(super) fn see(
 
 impl Seen {
     fn new(base: Arc<Base>) -> Self {
-        let (entries, moved, files) = Default::default();
+        let (entries, moved, files, marked) = Default::default();
         let packs = base.packs().clone();
-        Self { base, entries, moved, files, packs, unnamed_users: Vec::new(), unnamed_groups: Vec::new() }
+        Self {
+            base,
+            entries,
+            moved,
+            files,
+            marked,
+            packs,
+            unnamed_users: Vec::new(),
+            unnamed_groups: Vec::new(),
+        }
     }
 
     /// Adds the names that this machine has for numbers.
@@ -117,10 +131,11 @@ impl Seen {
 fn look(
     inner: &Inner,
     destination: Option<&Destination>,
+    missing: &Missing,
     progress: &SendProgress,
     abandoned: &AtomicBool,
 ) -> Result<Seen, SeeError> {
-    let walk = |held| Walk::new(inner, held, destination, progress, abandoned).run();
+    let walk = |held| Walk::new(inner, held, destination, missing, progress, abandoned).run();
     for _ in 1..ATTEMPTS {
         let before = inner.tree().name_changes;
         let seen = walk(None);
@@ -145,6 +160,7 @@ struct Walk<'a> {
     /// Held from the first to the last entry, or taken for each.
     held: Option<MutexGuard<'a, Tree>>,
     destination: Option<&'a Destination>,
+    missing: &'a Missing,
     progress: &'a SendProgress,
     abandoned: &'a AtomicBool,
     first_names: HashMap<Ino, Vec<u8>>,
@@ -156,13 +172,14 @@ impl<'a> Walk<'a> {
         inner: &'a Inner,
         held: Option<MutexGuard<'a, Tree>>,
         destination: Option<&'a Destination>,
+        missing: &'a Missing,
         progress: &'a SendProgress,
         abandoned: &'a AtomicBool,
     ) -> Self {
         progress.entries.store(0, Ordering::Relaxed);
         progress.bytes_found.store(0, Ordering::Relaxed);
         let (first_names, seen) = (HashMap::new(), Seen::new(inner.w.base()));
-        Self { inner, held, destination, progress, abandoned, first_names, seen }
+        Self { inner, held, destination, missing, progress, abandoned, first_names, seen }
     }
 
     /// Parents before children, names sorted by bytes.
@@ -271,13 +288,16 @@ impl<'a> Walk<'a> {
             Some(destination) => self.inner.w.upper.pushed(at, destination)?,
             None => None,
         };
+        // What readers get no more is not what it was before, either.
+        let known = known.filter(|known| !self.is(known, Missing::spoils));
         known.iter().for_each(|known| self.seen.packs.note(known.content()));
         // One that is being written may be about to get its content.
         let is_empty = entry.size == 0 && (known.is_none() || !self.inner.open.is_open_for_writing(ino));
         match known {
             _ if is_empty => {}
-            Some(pushed) if pushed.is_current(entry) => {
+            Some(pushed) if pushed.is_current(entry) && !self.is(&pushed, Missing::lacks_of) => {
                 pushed.describe(entry);
+                self.seen.marked.push(self.seen.entries.len());
                 if attr.blocks * 512 < attr.size {
                     let file = at.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
                     entry.data = data_segments(&file, &file.metadata()?)?;
@@ -285,7 +305,9 @@ impl<'a> Walk<'a> {
             }
             older => {
                 let older = match older {
-                    None if self.destination.is_some() => self.listed_in_base(ino)?,
+                    None if self.destination.is_some() => {
+                        self.listed_in_base(ino)?.filter(|older| !self.is(older, Missing::spoils))
+                    }
                     older => older,
                 };
                 let position = self.seen.entries.len();
@@ -293,6 +315,10 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    fn is(&self, pushed: &Pushed, missing: impl Fn(&Missing, &Content) -> bool) -> bool {
+        listed(pushed.content()).is_some_and(|content| missing(self.missing, &content))
     }
 
     /// What the base lists of a file that was copied up.

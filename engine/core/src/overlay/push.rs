@@ -5,13 +5,17 @@
 //! marks tell (see [`pushed`](super::pushed)).
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aysfs_flist::{Entry, Flist, Header, Kind, Pack, ParseOptions, Source, Timestamp};
+use aysfs_flist::{
+    Content as Listed, Entry, Flist, Header, Kind, ObjectKey, Pack, ParseOptions, Source, Timestamp,
+};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
 use aysfs_store::{Content, StoreError};
@@ -20,11 +24,13 @@ use futures::TryStreamExt;
 
 use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
 use super::known::known;
+use super::missing::{Missing, table_of, tables};
 use super::moved::ancestors;
 use super::pushed::Destination;
 use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
+use crate::listed::Packs;
 use crate::pack::{self, MappedStores, Outcome, Packing, Task, To, UploadError, Wanted};
 use crate::push::{Journal, TransactionLog, Turn};
 
@@ -38,17 +44,23 @@ pub(crate) struct PushOptions {
     pub(crate) idle: Duration,
     /// The list that was made last, if its content is there.
     pub(crate) last_list: Option<PathBuf>,
+    /// What was found to be missing, whatever marks say: it is sent again.
+    pub(crate) missing: Arc<Missing>,
 }
 
 /// What became of a tree that was sent.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// The tree as a list: all content that it names is in the stor.
+    /// The tree as a list: all content that it names was sent, or known to be in the stor.
     pub(crate) entries: Vec<Entry>,
     /// What a list of them says of packs, and what it was made from.
     pub(crate) header: Header,
     /// What the list is to be encrypted with.
     pub(crate) sealing: Option<Sealing>,
+    /// The packs that content is in.
+    packs: Packs,
+    /// Content that can be sent again, or left out, with its size.
+    local: Vec<(Listed, u64)>,
     /// How many files were sent.
     pub(crate) files: u64,
     /// What waits for the next time.
@@ -83,6 +95,12 @@ pub enum SendError {
         .0.display()
     )]
     Lost(PathBuf),
+    #[error(
+        "the content of {files} files is not in the stor any more, and not here, among them {}: put it back there (`aysfs fsck` tells \
+         all that is missing), or remove or replace these files",
+        .path.display()
+    )]
+    Gone { files: usize, path: PathBuf },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -122,7 +140,8 @@ impl Overlay {
         let abandoned = SetWhenDropped::default();
         let (inner, flag, destination) = (self.0.clone(), abandoned.0.clone(), destination.clone());
         blocking(move || {
-            let seen = see(&inner, Some(&destination), &SendProgress::default(), &flag)?;
+            let (missing, progress) = (Missing::default(), SendProgress::default());
+            let seen = see(&inner, Some(&destination), &missing, &progress, &flag)?;
             let files = seen.files.keys().map(|position| &seen.entries[*position]);
             Ok(files.filter(|entry| entry.link.is_none()).map(|entry| Waiting::new(entry, None)).collect())
         })
@@ -141,20 +160,20 @@ impl Overlay {
         let abandoned = SetWhenDropped::default();
         let (inner, destination) = (self.0.clone(), options.destination.clone());
         let (counted, flag, idle) = (progress.clone(), abandoned.0.clone(), options.idle);
+        let missing = options.missing.clone();
         self.0.sending.clear();
         let looked = blocking(move || {
-            let seen = see(&inner, Some(&destination), &counted, &flag)?;
+            let seen = see(&inner, Some(&destination), &missing, &counted, &flag)?;
             let (ready, busy) = ready(&inner, &seen, idle);
             Ok((seen, ready, busy))
         });
-        let (Seen { mut entries, moved, files, base, mut packs, .. }, ready, busy) = looked.await?;
+        let (Seen { mut entries, moved, files, marked, base, mut packs, .. }, ready, busy) = looked.await?;
+        let stors = self.stors();
 
         let mut waiting: Vec<_> = busy
             .iter()
             .map(|at| Waiting::new(&entries[*at], Some("it is open for writing".into())))
             .collect();
-        // What has not changed is named by the last list.
-        let has_new = !ready.is_empty();
         let mut unsent: HashSet<usize> = busy.into_iter().collect();
         let inos: Arc<HashMap<usize, Ino>> =
             Arc::new(files.iter().map(|(position, file)| (*position, file.ino)).collect());
@@ -162,11 +181,11 @@ impl Overlay {
         let secret = self.stors().secret().cloned();
         let packing = Packing {
             compression: options.compression,
-            known: known(&entries, &files, &packs, &base, secret.as_ref()),
+            known: known(&entries, &files, &packs, &base, secret.as_ref(), &options.missing),
             secret,
             // Whoever has mapped a file that passes through writes to it, and nobody else is told.
             mapped_stores: MappedStores::Noticed,
-            to: To::All(self.0.w.lower.stors()),
+            to: To::All(stors),
             journal: Some(journal.clone()),
             bytes_done: &progress.bytes_done,
         };
@@ -241,22 +260,75 @@ impl Overlay {
                 let list = list.clone();
                 blocking(move || Ok(listed_before(&list, sealing.as_ref(), &lost))).await?
             }
-            _ => Default::default(),
+            _ => ListedBefore::default(),
         };
-        let (replaced, last_packs) = last;
+        let ListedBefore { mut replaced, packs: last_packs, tables: last_tables } = last;
+        replaced.retain(|_, entry| !entry.content.is_some_and(|content| options.missing.spoils(&content)));
         packs.extend(last_packs.iter().copied());
-        as_sent_before(&mut entries, &files, &unsent, &replaced);
+        let gone = as_sent_before(&mut entries, &files, &unsent, &replaced);
+        // A round that failed has marked these files, and no list names their packs yet.
+        let unlisted = marked.iter().chain(&unsent).map(|position| &entries[*position]).filter_map(|entry| {
+            let content = entry.content?;
+            table_of(&content).filter(|table| !last_tables.contains(table))?;
+            Some((content, entry.size))
+        });
+        let tables = tables(unlisted.collect::<Vec<_>>(), &packs, stors).await?;
+        let chunks = tables.iter().filter_map(|(_, chunks)| chunks.as_ref()).flat_map(|chunks| chunks.iter());
+        in_tables.extend(chunks.filter_map(|chunk| {
+            Some(Pack { key: chunk.key.as_str().parse().ok()?, bytes: chunk.part.as_ref()?.pack })
+        }));
+        let local = files.keys().chain(&marked).map(|position| &entries[*position]);
+        let local = local.filter_map(|entry| Some((entry.content?, entry.size))).collect();
+        entries.retain(|entry| !gone.contains(entry.link.as_ref().unwrap_or(&entry.path)));
         let old = base.index().header();
         let mut header =
             Header { start: old.start.clone(), ancestors: ancestors(&base, moved), ..Header::default() };
         // The tables of files that were sent earlier name packs that the last list names.
-        let in_tables = old.packs.iter().copied().chain(last_packs).chain(in_tables);
-        pack::name_packs(&mut header, &entries, &packs, in_tables);
-        if has_new {
-            pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await?;
-        }
+        let older = old.packs.iter().copied().chain(last_packs);
+        pack::name_packs(&mut header, &entries, &packs, older.chain(in_tables));
         let sealing = self.sealing(&base);
-        Ok(Sent { entries, header, sealing, files: count, waiting, new_objects, new_bytes })
+        Ok(Sent { entries, header, sealing, packs, local, files: count, waiting, new_objects, new_bytes })
+    }
+
+    /// What is missing of a tree that was sent, or said to have been; nothing of the rest is garbage from now on.
+    pub(crate) async fn missing_of(&self, sent: &Sent) -> Result<Missing, SendError> {
+        let stors = self.stors();
+        let objects = sent.local.iter().filter_map(|(content, _)| match content {
+            Listed::Object { key, .. } => Some(*key),
+            Listed::V1(_) | Listed::Pack { .. } | Listed::Chunks { .. } => None,
+        });
+        let named = sent.header.packs.iter().map(|pack| pack.key).chain(objects);
+        let mut missing = Missing::of(named.collect::<Vec<ObjectKey>>(), stors).await?;
+        if !missing.is_nothing() {
+            missing.read_tables(sent.local.iter().copied(), &sent.packs, stors).await?;
+        }
+        if missing.has_gone() {
+            let all = sent.entries.iter().filter_map(|entry| Some((entry.content?, entry.size)));
+            missing.read_tables(all, &sent.packs, stors).await?;
+        }
+        Ok(missing)
+    }
+}
+
+impl Sent {
+    /// Whether sending it again with what is missing could make it better.
+    pub(crate) fn can_mend(&self, missing: &Missing) -> bool {
+        self.local.iter().any(|(content, _)| missing.lacks_of(content))
+    }
+
+    /// Leaves out packs that no stor has, and no file is in: they were those of older versions.
+    ///
+    /// # Errors
+    /// A file is in one of them.
+    pub(crate) fn without(&mut self, missing: &Missing) -> Result<(), SendError> {
+        missing.replace_spoilt(&mut self.entries, self.local.iter().map(|(content, _)| *content));
+        let mut gone = missing.spoilt(&self.entries);
+        if let Some(first) = gone.next() {
+            let path = Path::new("/").join(OsStr::from_bytes(&first.path));
+            return Err(SendError::Gone { files: gone.count() + 1, path });
+        }
+        missing.leave_out(&mut self.header);
+        Ok(())
     }
 }
 
@@ -273,12 +345,18 @@ fn ready(inner: &Inner, seen: &Seen, idle: Duration) -> (Vec<usize>, Vec<usize>)
     })
 }
 
-/// What the last list says of these paths, which lead to other files now, and its packs.
-fn listed_before(
-    list: &Path,
-    sealing: Option<&Sealing>,
-    paths: &HashSet<Vec<u8>>,
-) -> (HashMap<Vec<u8>, Entry>, Vec<Pack>) {
+/// What the last list says.
+#[derive(Default)]
+struct ListedBefore {
+    /// Of paths that lead to other files now.
+    replaced: HashMap<Vec<u8>, Entry>,
+    packs: Vec<Pack>,
+    /// The digests of its chunk tables.
+    tables: HashSet<[u8; 32]>,
+}
+
+/// What the last list says, of these paths and of all its packs.
+fn listed_before(list: &Path, sealing: Option<&Sealing>, paths: &HashSet<Vec<u8>>) -> ListedBefore {
     let read = || {
         let mut bytes = fs::read(list)?;
         if let Some(sealing) = sealing {
@@ -288,25 +366,27 @@ fn listed_before(
         Flist::parse(source, &ParseOptions::default()).map_err(io::Error::other)
     };
     match read() {
-        Ok(flist) => {
-            let known = flist.entries.into_iter();
+        Ok(Flist { header, entries, .. }) => {
+            let tables = entries.iter().filter_map(|entry| table_of(&entry.content?)).collect();
+            let known = entries.into_iter();
             let known = known.filter(|entry| entry.kind == Kind::Regular && paths.contains(&entry.path));
-            (known.map(|entry| (entry.path.clone(), entry)).collect(), flist.header.packs)
+            let replaced = known.map(|entry| (entry.path.clone(), entry)).collect();
+            ListedBefore { replaced, packs: header.packs, tables }
         }
         Err(error) => {
             tracing::warn!("cannot read {}: {error}", list.display());
-            Default::default()
+            ListedBefore::default()
         }
     }
 }
 
-/// Lists what was not sent as it was when it was sent last, or as what it replaces, or not at all.
+/// Lists what was not sent as it was when it was sent last, or as what it replaces; returns what was neither.
 fn as_sent_before(
-    entries: &mut Vec<Entry>,
+    entries: &mut [Entry],
     files: &HashMap<usize, LocalFile>,
     unsent: &HashSet<usize>,
     replaced: &HashMap<Vec<u8>, Entry>,
-) {
+) -> HashSet<Vec<u8>> {
     let mut gone = HashSet::new();
     for position in unsent {
         let entry = &mut entries[*position];
@@ -320,7 +400,7 @@ fn as_sent_before(
             },
         }
     }
-    entries.retain(|entry| !gone.contains(entry.link.as_ref().unwrap_or(&entry.path)));
+    gone
 }
 
 /// A file whose content is in the stor.

@@ -13,10 +13,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::PackError;
 use super::known::Known;
+use super::send::To;
+use super::there::rely_on;
 use crate::listed::key;
-
-/// How many objects the stor is asked about at once.
-const ASKED: usize = 1000;
 
 /// How many chunk tables are fetched at once.
 const TABLES: usize = 8;
@@ -50,7 +49,7 @@ pub(super) async fn known(
         }
     }
     let keys: HashSet<ObjectKey> = objects.iter().map(|(key, ..)| *key).collect();
-    let there = self::there(keys.into_iter().collect(), stor).await?;
+    let there = self::there(keys, stor).await?;
     for (_, content, size) in objects.into_iter().filter(|(key, ..)| there.contains(key)) {
         known.add(content, size);
     }
@@ -68,14 +67,9 @@ pub(super) async fn known(
 }
 
 /// Those of these objects that the stor has.
-async fn there(keys: Vec<ObjectKey>, stor: &dyn Store) -> Result<HashSet<ObjectKey>, StoreError> {
-    let mut there = HashSet::new();
-    for some in keys.chunks(ASKED) {
-        let asked: Vec<_> = some.iter().copied().map(key).collect();
-        let answers = stor.has(&asked).await?;
-        there.extend(some.iter().zip(answers).filter_map(|(key, there)| there.then_some(*key)));
-    }
-    Ok(there)
+async fn there(keys: HashSet<ObjectKey>, stor: &dyn Store) -> Result<HashSet<ObjectKey>, StoreError> {
+    let lacking = rely_on(To::One(stor), keys.iter().copied()).await?.everywhere;
+    Ok(keys.into_iter().filter(|key| !lacking.contains(key)).collect())
 }
 
 /// The chunks of a file; `None`: its table is of no use.

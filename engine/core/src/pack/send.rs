@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use aysfs_flist::{ObjectKey, Pack};
-use aysfs_store::{Fault, Key, Mirror, Store, StoreError, Stored, Upload};
+use aysfs_store::{Fault, Key, Mirror, Presence, Store, StoreError, Stored, Upload};
 use sha2::{Digest, Sha256};
 
 use super::error::{UploadError, blocking};
-use crate::listed;
 use crate::push::Journal;
 
 /// Where objects go.
@@ -15,16 +14,35 @@ use crate::push::Journal;
 pub(crate) enum To<'a> {
     /// A stor.
     One(&'a dyn Store),
-    /// All of them; the first decides what is lacking.
+    /// All of them; the first one counts.
     All(&'a Mirror),
 }
 
 impl To<'_> {
-    pub(super) async fn has(self, keys: &[Key]) -> Result<Vec<bool>, StoreError> {
+    /// Whether objects are wherever they would be if they were sent.
+    async fn has(self, keys: &[Key]) -> Result<Vec<bool>, StoreError> {
+        let presence = self.presence(keys).await?;
+        Ok(presence.into_iter().map(|presence| presence == Presence::Everywhere).collect())
+    }
+
+    pub(super) async fn presence(self, keys: &[Key]) -> Result<Vec<Presence>, StoreError> {
         match self {
-            Self::One(stor) => stor.has(keys).await,
-            Self::All(stors) => stors.first().has(keys).await,
+            Self::One(stor) => {
+                let presence = |there| if there { Presence::Everywhere } else { Presence::Nowhere };
+                Ok(stor.has(keys).await?.into_iter().map(presence).collect())
+            }
+            Self::All(stors) => stors.presence(keys).await,
         }
+    }
+
+    /// Whether the stor that counts has an object.
+    async fn has_taken(self, key: &Key) -> Result<bool, StoreError> {
+        let keys = std::slice::from_ref(key);
+        let there = match self {
+            Self::One(stor) => stor.has(keys).await?,
+            Self::All(stors) => stors.first().has(keys).await?,
+        };
+        Ok(there == [true])
     }
 
     pub(super) async fn put(self, key: &Key, body: &Upload) -> Result<Stored, StoreError> {
@@ -43,22 +61,6 @@ impl To<'_> {
         let fault = Fault::Unavailable("it has taken the object, and does not have it".into());
         StoreError { stor: stor.to_owned(), subject: key.to_string(), fault }
     }
-}
-
-/// How many packs a stor is asked about at once.
-const ASKED: usize = 1000;
-
-/// Asks for the packs that a list is about to name, also those that nobody has sent now, so that no collection of garbage takes them for
-/// garbage (see [`aysfs_store::garbage`]). That one is missing is no reason to keep the list from being written: it was named before.
-pub(crate) async fn rely_on(to: To<'_>, packs: &[Pack]) -> Result<(), StoreError> {
-    let keys: Vec<_> = packs.iter().map(|pack| listed::key(pack.key)).collect();
-    for keys in keys.chunks(ASKED) {
-        let there = to.has(keys).await?;
-        for (key, _) in keys.iter().zip(there).filter(|(_, there)| !there) {
-            tracing::warn!(pack = %key, "the flist names a pack that the stor does not have any more");
-        }
-    }
-    Ok(())
 }
 
 /// A pack that is in the stor.
@@ -95,7 +97,7 @@ pub(super) async fn send(
         Err(error) if matches!(error.fault, Fault::Refused(_) | Fault::Protocol(_)) => return Ok(Err(error)),
         Err(error) => return Err(error.into()),
     };
-    if journal.is_some() && to.has(std::slice::from_ref(&stored.key)).await? != [true] {
+    if journal.is_some() && !to.has_taken(&stored.key).await? {
         return Err(to.has_lost(&stored.key).into());
     }
     // A stor that chooses keys itself keeps it under another one.

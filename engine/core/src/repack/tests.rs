@@ -3,7 +3,7 @@ use std::sync::{Mutex, PoisonError};
 
 use aysfs_store::crypt::{PrivateKey, Sealing};
 use aysfs_store::fault::Trouble;
-use aysfs_store::{Fault, Store};
+use aysfs_store::{Fault, Store, garbage};
 
 use super::*;
 use crate::fsck::{self, Depth, Problem, fsck};
@@ -162,6 +162,30 @@ async fn damage_is_not_copied() {
     let error = repacked(lab, &lab.base(entries), 0.5).await.expect_err("damaged");
     assert!(matches!(&error, RepackError::Chunk { path, .. } if path == "/c"), "{error}");
     assert_eq!(lab.objects.keys(), before);
+}
+
+#[tokio::test]
+async fn packs_that_stay_are_relied_on_and_have_to_be_there() {
+    let Sparse { lab, full, entries, .. } = &Sparse::new(Lab::new());
+    let base = lab.base(entries);
+    let namespace = "test".parse().expect("a namespace");
+    let name = garbage::name(&namespace).expect("short");
+    let candidates: HashMap<Key, u64> = lab.objects.keys().into_iter().map(|key| (key, 5)).collect();
+    let version = garbage::Version::read(&*lab.objects, &name).await.expect("none yet");
+    let found = garbage::Garbage { candidates, ..Default::default() };
+    version.replace(&*lab.objects, &name, found).await.expect("replaced");
+    let stors = Arc::new(Mirror::new(garbage::Rescuing::around(lab.stor.clone(), &namespace), []));
+    let written = Written::default();
+    let plan = Plan::of(&base, &stors, 0.5).await.expect("planned");
+    plan.carry_out(&stors, None, written.clone(), &Progress::default()).await.expect("repacked");
+    let new = lab.read(&written.0.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    let left = garbage::Version::read(&*lab.objects, &name).await.expect("read").garbage;
+    for pack in packs(&new) {
+        assert!(!left.mentions(&pack), "{pack} would be deleted");
+    }
+    lab.objects.delete(&full[0].key).await.expect("deleted");
+    let error = repacked(lab, &base, 0.5).await.expect_err("a part of the tree is lost");
+    assert!(matches!(&error, RepackError::Gone { pack, .. } if *pack == full[0].key), "{error}");
 }
 
 #[tokio::test]

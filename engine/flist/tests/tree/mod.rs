@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use aysfs_flist::{
-    Ancestor, Content, Entry, Header, Kind, MAX_TABLE, ObjectKey, Owner, Pack, Place, Table, Timestamp,
-    V1Keys,
+    Ancestor, Content, Entry, Header, Kind, MAX_CHUNK, MAX_TABLE, ObjectKey, Owner, Pack, Place, Table,
+    Timestamp, V1Keys,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -168,6 +168,9 @@ fn entry() -> impl Strategy<Value = Entry> {
                 (perm, user, group, mtime, ctime);
             match kind {
                 Kind::Regular => {
+                    // What is one chunk of a pack is not large.
+                    let is_too_large = size > MAX_CHUNK && matches!(content, Some(Content::Pack { .. }));
+                    let (size, data) = if is_too_large { (size % MAX_CHUNK, None) } else { (size, data) };
                     (entry.size, entry.content, entry.data) = (size, content, data);
                     if let Some(Content::V1(_)) = content {
                         entry.v1_keys = keys;

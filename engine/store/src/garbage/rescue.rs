@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Version;
 use crate::{
-    Body, ETag, Fault, Key, Listed, Named, Namespace, Precondition, StaticName, Store, StoreError, Stored,
-    Upload,
+    Body, BootTime, ETag, Fault, Key, Listed, Named, Namespace, Precondition, StaticName, Store, StoreError,
+    Stored, Upload,
 };
 
 /// How long what the file said is good enough. What becomes a candidate meanwhile is one for the whole grace time, of which this is a small part.
@@ -31,7 +31,25 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct Rescuing {
     inner: Arc<dyn Store>,
     name: StaticName,
-    seen: Mutex<Option<(Instant, Arc<Version>)>>,
+    seen: Mutex<Option<(Asked, Arc<Version>)>>,
+}
+
+/// When the list was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    /// The same, by a clock that goes on while the machine is suspended: the stor goes on, too.
+    awake_or_not: BootTime,
+}
+
+impl Asked {
+    fn now() -> Self {
+        Self { at: Instant::now(), awake_or_not: BootTime::now() }
+    }
+
+    fn elapsed(self) -> Duration {
+        self.at.elapsed().max(self.awake_or_not.elapsed())
+    }
 }
 
 impl Rescuing {
@@ -61,7 +79,7 @@ impl Rescuing {
                 rest.candidates.retain(|key, _| !keys.contains(key));
                 match version.replace(&*self.inner, &self.name, rest).await {
                     Ok(replaced) => {
-                        *self.seen() = Some((Instant::now(), Arc::new(replaced)));
+                        *self.seen() = Some((Asked::now(), Arc::new(replaced)));
                         return Ok(());
                     }
                     Err(error) if matches!(error.fault, Fault::Conflict) => {}
@@ -88,17 +106,17 @@ impl Rescuing {
     async fn list(&self, fresh: Duration) -> Result<Arc<Version>, StoreError> {
         let seen = self.seen().clone();
         let known = match seen {
-            Some((at, version)) if at.elapsed() < fresh => return Ok(version),
+            Some((asked, version)) if asked.elapsed() < fresh => return Ok(version),
             Some((_, version)) => Version::clone(&version),
             None => Version::default(),
         };
-        let asked = Instant::now();
+        let asked = Asked::now();
         let version = Arc::new(known.renewed(&*self.inner, &self.name).await?);
         *self.seen() = Some((asked, version.clone()));
         Ok(version)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Option<(Instant, Arc<Version>)>> {
+    fn seen(&self) -> MutexGuard<'_, Option<(Asked, Arc<Version>)>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,6 +175,7 @@ mod tests {
     use super::super::{Garbage, name};
     use super::*;
     use crate::MemStore;
+    use crate::fault::{FaultStore, Trouble};
 
     struct Lab {
         stor: Arc<MemStore>,
@@ -207,6 +226,25 @@ mod tests {
         // Whatever comes of it.
         careful.put(&a, &Upload::Bytes("x".into())).await.expect_err("another digest");
         assert_eq!(lab.list().await, candidates(&[&c]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_stor_that_says_that_there_is_no_list_has_none() {
+        let (lab, key) = (Lab::new(), Key::sha256([1; 32]));
+        lab.set(candidates(&[&key])).await;
+        let faulty = Arc::new(FaultStore::new(lab.stor.clone()));
+        let careful = Rescuing::around(faulty.clone(), &lab.namespace);
+        let wrong = || [Trouble::Fail(|| Fault::Protocol("a named file without an ETag".into()))];
+        // Before and after a version of it was seen.
+        for _ in 0..2 {
+            faulty.script(wrong());
+            careful.has(&[]).await.expect_err("there may be a list");
+            careful.has(std::slice::from_ref(&key)).await.expect("answered");
+            assert_eq!(lab.list().await, Garbage::default());
+            tokio::time::advance(FRESH).await;
+        }
+        faulty.script([Trouble::Fail(|| Fault::NotFound)]);
+        careful.has(&[key]).await.expect("there is none");
     }
 
     #[tokio::test]

@@ -23,7 +23,8 @@ use super::entries::{SeeError, Seen, SendProgress, see};
 use super::known::known;
 use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
-use crate::pack::{self, ListError, MappedStores, Packed, Packing, To, UploadError};
+use crate::listed::Uses;
+use crate::pack::{self, ListError, Made, MappedStores, Packed, Packing, To, UploadError};
 
 /// How to commit.
 #[derive(Clone, Debug)]
@@ -89,6 +90,7 @@ impl From<UploadError> for CommitError {
             UploadError::Changing(path) => Self::Changing(Path::new("/").join(path)),
             UploadError::Store(error) if matches!(error.fault, Fault::Denied) => Self::Denied(error),
             UploadError::Store(error) => Self::Store(error),
+            UploadError::Spool(source) => Self::Read { path: "/".into(), source },
         }
     }
 }
@@ -128,13 +130,18 @@ impl Overlay {
             entries.iter().filter(|entry| entry.link.is_none() && entry.content.is_some() && entry.size > 0);
         let reused = reused.count() as u64;
         let opened = move |position, _: &[u8]| inner.open_to_send(files.get(&position).map(|file| file.ino));
-        let Packed { files, packs: new, in_tables, new_objects, new_bytes, .. } =
-            packing.run(&mut entries, None, opened).await?;
+        let Packed { files, made } = packing.run(&mut entries, opened).await?;
+        let Made { packs: new, in_tables, new_objects, new_bytes, .. } = made;
         packs.extend(new);
         let old = base.index().header();
         let mut header =
             Header { ancestors: ancestors(&base, moved), start: old.start.clone(), ..options.header.clone() };
-        pack::name_packs(&mut header, &entries, &packs, old.packs.iter().copied().chain(in_tables));
+        pack::name_packs(
+            &mut header,
+            &Uses::of(&entries),
+            &packs,
+            old.packs.iter().copied().chain(in_tables),
+        );
         pack::rely_on(To::All(self.0.w.lower.stors()), &header.packs).await.map_err(UploadError::from)?;
         let committed = Committed {
             entries: entries.len() as u64,

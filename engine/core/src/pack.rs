@@ -23,6 +23,7 @@ mod v1;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ pub(crate) use self::packer::{Made, Packing};
 use self::placed::Placed;
 use self::read::{FileContent, open_path};
 pub(crate) use self::read::{MappedStores, data_segments};
-use self::results::{Files, Results};
+use self::results::Results;
 pub(crate) use self::send::{To, rely_on};
 use self::spool::Spool;
 use self::v1::Objects;
@@ -125,7 +126,7 @@ pub enum PackError {
     Base(#[source] Corrupt),
     #[error("cannot store content")]
     Store(#[from] StoreError),
-    #[error("cannot keep on disk, beside the flist, what memory has no room for")]
+    #[error("cannot keep names and results on disk, beside the flist, until it is written")]
     Spool(#[source] io::Error),
     #[error(transparent)]
     Flist(#[from] ListError),
@@ -170,106 +171,33 @@ pub async fn pack(
     let root = root.canonicalize().map_err(|source| PackError::Read { path: root.to_owned(), source })?;
     let exclude = scan::exclude(&root, &options.exclude)?;
     let (dialect, sealing) = (options.dialect, options.sealing.clone());
-    let secret = sealing.as_ref().map(Sealing::secret);
-    let mut summary = Summary::default();
-
     // Before the walk, since it may be in a directory of the tree.
-    let spool = Spool::new(&options.spool, secret.cloned()).map_err(PackError::Spool)?;
+    let secret = sealing.as_ref().map(Sealing::secret).cloned();
+    let spool = Spool::new(&options.spool, secret).map_err(PackError::Spool)?;
     let (from, counted) = (root.clone(), progress.clone());
-    let walk = move || find(&from, &exclude, dialect, spool, &counted);
-    let (found, links, spool, left_out) = blocking(walk).await?;
+    let (found, left_out, spool) = blocking(move || find(&from, &exclude, dialect, spool, &counted)).await?;
     progress.scanned.store(true, Ordering::Relaxed);
-    (summary.entries, summary.left_out) = (found.count as u64, left_out);
 
-    let from = root.clone();
-    let open = move |path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
-    let mut results = Results::new(spool, links);
-    let (mut made, mut packs, mut old_packs) = (Made::default(), Vec::new(), Vec::new());
-    if dialect == Dialect::V2 {
-        let known = match &options.base {
-            Some(list) => base::known(list, stor, secret).await?,
-            None => Known::default(),
-        };
-        old_packs.clone_from(&known.packs);
-        let packing = Packing {
-            compression: Compression::default(),
-            secret: secret.cloned(),
-            mapped_stores: MappedStores::Missed,
-            to: To::One(stor),
-            journal: None,
-            known,
-            bytes_done: &progress.bytes_done,
-        };
-        let (entries, profile) = (found.clone(), options.profile.clone());
-        let order = move || order::tasks(|| entries.entries(), profile.as_ref()).map_err(PackError::Spool);
-        let (tasks, unknown) = blocking(order).await?;
-        summary.unknown_paths = unknown;
-        let mut packer = packing.begin(tasks, move |_, path: &[u8]| open(path));
-        while let Some(told) = packer.next().await.map_err(|error| error.below(&root))? {
-            let Told { files, unread, arrived, made: more } = told;
-            if let Some((_, error)) = unread.into_iter().next() {
-                return Err(error.below(&root).into());
-            }
-            for number in arrived {
-                packer.pack(number).transpose()?;
-            }
-            for (position, file) in files {
-                summary.files += 1;
-                summary.bytes += file.size();
-                results.add(position, &file);
-            }
-            results = results.settled().await?;
-            made.add(more);
-        }
-        packs = packer.into_packs();
-        let Made { new_objects, new_bytes, reused_bytes, .. } = made;
-        summary = Summary { new_objects, new_bytes, reused_bytes, ..summary };
+    let results = Results::new(spool, found.links.clone());
+    let stored = if dialect == Dialect::V2 {
+        store_packs(&root, stor, options, &found, results, progress).await?
     } else {
-        let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };
-        let wanted = found.entries().enumerate().filter_map(|(position, entry)| match entry {
-            Ok(entry) => v1::needs_object(&entry).then_some(Ok((position, entry.path))),
-            Err(error) => Some(Err(error)),
-        });
-        let stored = objects.run(wanted, open, results).await.map_err(|error| error.below(&root))?;
-        let v1::Summary { files, bytes, new_objects, new_bytes } = stored.0;
-        summary = Summary { files, bytes, new_objects, new_bytes, ..summary };
-        results = stored.1;
-    }
-
-    let mut header = options.header.clone();
-    blocking(move || {
-        let results = results.finish().map_err(PackError::Spool)?;
-        let files = results.files().map_err(PackError::Spool)?;
-        let uses = files.filter_map(|file| match file {
-            Ok((_, file)) => listed(file, &packs).content.map(Ok),
-            Err(error) => Some(Err(PackError::Spool(error))),
-        });
-        let uses: Uses = uses.collect::<Result<_, _>>()?;
-        let Made { packs: new, in_tables, start, .. } = made;
-        let mut known = Packs::default();
-        known.extend(old_packs);
-        known.extend(new);
-        header.start = start;
-        name_packs(&mut header, &uses, &known, in_tables);
-        let mut files = results.files().map_err(PackError::Spool)?;
-        let entries = found
-            .entries()
-            .enumerate()
-            .map(|(position, entry)| whole(position, entry, &mut files, &packs).map_err(PackError::Spool));
-        write_entries(entries, flist, dialect, &header, sealing.as_ref())
-    })
-    .await?;
+        store_objects(&root, stor, options, &found, results, progress).await?
+    };
+    let summary = Summary { entries: found.count as u64, left_out, ..stored.summary };
+    let header = options.header.clone();
+    blocking(move || list(&found, stored, flist, dialect, header, sealing.as_ref())).await?;
     Ok(summary)
 }
 
-/// Walks a tree; returns what was found that the dialect can hold, further names of files, the spool, and how many entries are left out.
+/// Walks a tree; returns what was found that the dialect can hold, how many entries it cannot, and the spool for what comes next.
 fn find(
     root: &Path,
     exclude: &Gitignore,
     dialect: Dialect,
     spool: Spool,
     progress: &Progress,
-) -> Result<(Found, Vec<(usize, usize)>, Spool, u64), PackError> {
+) -> Result<(Found, u64, Spool), PackError> {
     let (mut finding, mut left_out) = (Finding::new(spool), 0);
     scan::scan(root, exclude, |entry, file| {
         progress.entries.fetch_add(1, Ordering::Relaxed);
@@ -281,13 +209,135 @@ fn find(
         let is_unfit = entry.kind != Kind::Regular && dialect == Dialect::V1Short;
         if is_needless || is_unfit {
             left_out += u64::from(!is_needless);
-            // Nothing is another name of what is left out.
+            // Its other names are left out, too.
             return Ok(usize::MAX);
         }
         finding.add(entry, file).map_err(PackError::Spool)
     })?;
-    let (found, links, spool) = finding.finish().map_err(PackError::Spool)?;
-    Ok((found, links, spool, left_out))
+    let (found, spool) = finding.finish().map_err(PackError::Spool)?;
+    Ok((found, left_out, spool))
+}
+
+/// Content that is in the stor.
+struct Stored {
+    summary: Summary,
+    results: Results,
+    made: Made,
+    /// The packs that results name, by number.
+    numbered: Vec<Option<Pack>>,
+    /// Those of the older list.
+    old_packs: Vec<Pack>,
+}
+
+async fn store_packs(
+    root: &Path,
+    stor: &dyn Store,
+    options: &Options,
+    found: &Found,
+    mut results: Results,
+    progress: &Progress,
+) -> Result<Stored, PackError> {
+    let secret = options.sealing.as_ref().map(Sealing::secret);
+    let known = match &options.base {
+        Some(list) => base::known(list, stor, secret).await?,
+        None => Known::default(),
+    };
+    let old_packs = known.packs.clone();
+    let packing = Packing {
+        compression: Compression::default(),
+        secret: secret.cloned(),
+        mapped_stores: MappedStores::Missed,
+        to: To::One(stor),
+        journal: None,
+        known,
+        bytes_done: &progress.bytes_done,
+    };
+    let (entries, profile) = (found.clone(), options.profile.clone());
+    let order = move || order::tasks(|| entries.entries(), profile.as_ref()).map_err(PackError::Spool);
+    let (tasks, unknown_paths) = blocking(order).await?;
+    let open = open_below(root);
+    let mut packer = packing.begin(tasks, move |_, path: &[u8]| open(path));
+    let (mut summary, mut made) = (Summary { unknown_paths, ..Summary::default() }, Made::default());
+    while let Some(told) = packer.next().await.map_err(|error| error.below(root))? {
+        let Told { files, unread, arrived, made: more } = told;
+        if let Some((_, error)) = unread.into_iter().next() {
+            return Err(error.below(root).into());
+        }
+        for number in arrived {
+            packer.pack(number).transpose()?;
+        }
+        for (position, file) in files {
+            summary.files += 1;
+            summary.bytes += file.size();
+            results.add(position, &file);
+        }
+        results = results.settled().await?;
+        made.add(more);
+    }
+    let Made { new_objects, new_bytes, reused_bytes, .. } = made;
+    let summary = Summary { new_objects, new_bytes, reused_bytes, ..summary };
+    Ok(Stored { summary, results, made, numbered: packer.into_packs(), old_packs })
+}
+
+async fn store_objects(
+    root: &Path,
+    stor: &dyn Store,
+    options: &Options,
+    found: &Found,
+    results: Results,
+    progress: &Progress,
+) -> Result<Stored, PackError> {
+    let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };
+    let wanted = found.entries().enumerate().filter_map(|(position, entry)| match entry {
+        Ok(entry) => v1::needs_object(&entry).then_some(Ok((position, entry.path))),
+        Err(error) => Some(Err(error)),
+    });
+    let stored = objects.run(wanted, open_below(root), results).await;
+    let (v1::Summary { files, bytes, new_objects, new_bytes }, results) =
+        stored.map_err(|error| error.below(root))?;
+    let summary = Summary { files, bytes, new_objects, new_bytes, ..Summary::default() };
+    Ok(Stored { summary, results, made: Made::default(), numbered: Vec::new(), old_packs: Vec::new() })
+}
+
+/// Opens files by their paths below `root`.
+fn open_below(root: &Path) -> impl Fn(&[u8]) -> io::Result<Option<File>> + Send + Sync + 'static {
+    let root = root.to_owned();
+    move |path| open_path(&root.join(OsStr::from_bytes(path)))
+}
+
+/// Writes the list of what was found and stored.
+fn list(
+    found: &Found,
+    stored: Stored,
+    flist: impl Write,
+    dialect: Dialect,
+    mut header: Header,
+    sealing: Option<&Sealing>,
+) -> Result<(), PackError> {
+    let Stored { results, made, numbered, old_packs, .. } = stored;
+    let results = results.finish().map_err(PackError::Spool)?;
+    let files = results.files().map_err(PackError::Spool)?;
+    let uses = files.filter_map(|file| match file {
+        Ok((_, file)) => listed(file, &numbered).content.map(Ok),
+        Err(error) => Some(Err(PackError::Spool(error))),
+    });
+    let uses: Uses = uses.collect::<Result<_, _>>()?;
+    let mut known = Packs::default();
+    known.extend(old_packs);
+    known.extend(made.packs);
+    header.start = made.start;
+    name_packs(&mut header, &uses, &known, made.in_tables);
+
+    let mut files = results.files().map_err(PackError::Spool)?;
+    let entries = found.entries().enumerate().map(|(position, entry)| {
+        let (mut entry, file) = (entry?, files.of(position)?);
+        if let Some(file) = file {
+            listed(file, &numbered).describe(&mut entry);
+        }
+        Ok(entry)
+    });
+    let entries = entries.map(|entry: io::Result<_>| entry.map_err(PackError::Spool));
+    write_entries(entries, flist, dialect, &header, sealing)
 }
 
 /// What was read of a file, when all packs are in the stor.
@@ -296,20 +346,6 @@ fn listed(file: FileContent<Placed>, packs: &[Option<Pack>]) -> FileContent {
     let key = |number| Ok::<_, Infallible>(pack(number).expect("all packs are in the stor").key);
     let Ok(file) = file.listed(key);
     file
-}
-
-/// An entry as it is listed.
-fn whole(
-    position: usize,
-    entry: io::Result<Entry>,
-    files: &mut Files,
-    packs: &[Option<Pack>],
-) -> io::Result<Entry> {
-    let mut entry = entry?;
-    if let Some(file) = files.of(position)? {
-        listed(file, packs).describe(&mut entry);
-    }
-    Ok(entry)
 }
 
 /// Chunk tables are fetched when a list is mounted, if all of them together are not longer.

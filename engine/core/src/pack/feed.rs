@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aysfs_flist::Content;
-use aysfs_store::codec::{self, Compression};
+use aysfs_store::codec::{self, Compression, Metered};
 use aysfs_store::crypt::Secret;
 use fastcdc::v2020::StreamCDC;
 use sha2::{Digest, Sha256};
@@ -248,7 +248,8 @@ impl Feeder {
             |file, size| {
                 how.begin(file)?;
                 if how.stock.has_file_of(size) {
-                    let mut hashed = Hashed::new(WhileWanted { inner: &*file, abandoned: &how.abandoned });
+                    let mut hashed =
+                        Metered::<_, Sha256>::new(WhileWanted { inner: &*file, abandoned: &how.abandoned });
                     io::copy(&mut hashed, &mut io::sink())?;
                     let (length, id) = hashed.finish();
                     if let Some(content) = how.stock.file(&id) {
@@ -257,7 +258,8 @@ impl Feeder {
                     io::Seek::rewind(file)?;
                 }
                 self.ready(Step::Again)?;
-                let mut hashed = Hashed::new(WhileWanted { inner: file, abandoned: &how.abandoned });
+                let mut hashed =
+                    Metered::<_, Sha256>::new(WhileWanted { inner: file, abandoned: &how.abandoned });
                 let (shortest, usual, longest) = CHUNK;
                 for (number, chunk) in StreamCDC::new(&mut hashed, shortest, usual, longest).enumerate() {
                     if number == CHUNKS {
@@ -351,32 +353,6 @@ fn read_small(wanted: Wanted, open: &Open, how: &Encoding, steps: &mut Vec<Step>
         }
         Ok((None, _)) => steps.push(Step::Grown(wanted)),
         Err(error) => steps.push(Step::Unread { position, error }),
-    }
-}
-
-/// A reader that counts and hashes what goes through it.
-struct Hashed<R> {
-    inner: R,
-    digest: Sha256,
-    length: u64,
-}
-
-impl<R> Hashed<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, digest: Sha256::new(), length: 0 }
-    }
-
-    fn finish(self) -> (u64, Id) {
-        (self.length, self.digest.finalize().into())
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.digest.update(&buffer[..n]);
-        self.length += n as u64;
-        Ok(n)
     }
 }
 

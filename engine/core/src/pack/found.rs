@@ -1,10 +1,11 @@
 //! The entries of a tree as they were found, on disk.
 
 use std::io;
+use std::sync::Arc;
 
 use aysfs_flist::{Entry, Kind, Owner, Timestamp, V1Keys};
 
-use super::spool::{Fields, Records, Section, Spool, put_all, put_bytes, put_option, put_u32, put_u64};
+use super::spool::{Fields, Records, Section, Spool, put_all, put_bytes, put_number, put_option};
 
 /// Takes entries as they are found.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Finding {
 pub(super) struct Found {
     entries: Section,
     pub(super) count: usize,
+    /// Further names of files, by the positions of the first name and of this one; sorted.
+    pub(super) links: Arc<[(usize, usize)]>,
 }
 
 impl Finding {
@@ -35,11 +38,11 @@ impl Finding {
         Ok(position)
     }
 
-    /// What was found; which entries are further names of which file, sorted; and the spool for what comes next.
-    pub(super) fn finish(mut self) -> io::Result<(Found, Vec<(usize, usize)>, Spool)> {
+    /// What was found, and the spool for what comes next.
+    pub(super) fn finish(mut self) -> io::Result<(Found, Spool)> {
         let entries = self.spool.end_section()?;
         self.links.sort_unstable();
-        Ok((Found { entries, count: self.count }, self.links, self.spool))
+        Ok((Found { entries, count: self.count, links: self.links.into() }, self.spool))
     }
 }
 
@@ -70,12 +73,12 @@ fn put(to: &mut Vec<u8>, entry: &Entry) {
     let Entry { path, kind, perm, user, group, size, mtime, ctime, target, link, xattrs, .. } = entry;
     put_bytes(to, path);
     put_kind(to, *kind);
-    put_u32(to, (*perm).into());
+    put_number(to, *perm);
     for Owner { name, id } in [user, group] {
         put_option(to, name.as_deref(), put_bytes);
-        put_option(to, *id, put_u32);
+        put_option(to, *id, put_number);
     }
-    put_u64(to, *size);
+    put_number(to, *size);
     put_time(to, *mtime);
     put_time(to, *ctime);
     put_bytes(to, target);
@@ -90,10 +93,10 @@ fn take(fields: &mut Fields<'_>) -> Entry {
     Entry {
         path: fields.bytes().to_vec(),
         kind: take_kind(fields),
-        perm: fields.u32().try_into().expect("it has 16 bits"),
+        perm: fields.number_as(),
         user: take_owner(fields),
         group: take_owner(fields),
-        size: fields.u64(),
+        size: fields.number(),
         mtime: take_time(fields),
         ctime: take_time(fields),
         target: fields.bytes().to_vec(),
@@ -116,12 +119,12 @@ fn put_kind(to: &mut Vec<u8>, kind: Kind) {
         Kind::BlockDevice { major, minor } => (6, major, minor),
     };
     to.push(code);
-    put_u32(to, major);
-    put_u32(to, minor);
+    put_number(to, major);
+    put_number(to, minor);
 }
 
 fn take_kind(fields: &mut Fields<'_>) -> Kind {
-    let (code, major, minor) = (fields.byte(), fields.u32(), fields.u32());
+    let (code, major, minor) = (fields.byte(), fields.number_as(), fields.number_as());
     match code {
         0 => Kind::Regular,
         1 => Kind::Directory,
@@ -135,16 +138,16 @@ fn take_kind(fields: &mut Fields<'_>) -> Kind {
 }
 
 fn take_owner(fields: &mut Fields<'_>) -> Owner {
-    Owner { name: fields.option(|fields| fields.bytes().to_vec()), id: fields.option(Fields::u32) }
+    Owner { name: fields.option(|fields| fields.bytes().to_vec()), id: fields.option(Fields::number_as) }
 }
 
 pub(super) fn put_time(to: &mut Vec<u8>, Timestamp { secs, nanos }: Timestamp) {
     to.extend(secs.to_le_bytes());
-    put_u32(to, nanos);
+    put_number(to, nanos);
 }
 
 pub(super) fn take_time(fields: &mut Fields<'_>) -> Timestamp {
-    Timestamp { secs: i64::from_le_bytes(fields.array()), nanos: fields.u32() }
+    Timestamp { secs: i64::from_le_bytes(fields.array()), nanos: fields.number_as() }
 }
 
 #[cfg(test)]
@@ -185,8 +188,8 @@ mod tests {
             let file = [None, Some(7), Some(2)][position % 3];
             assert_eq!(finding.add(entry, file).expect("written"), position);
         }
-        let (found, links, _) = finding.finish().expect("written");
-        assert_eq!(links, [(2, 2), (2, 5), (7, 1), (7, 4), (7, 7)]);
+        let (found, _) = finding.finish().expect("written");
+        assert_eq!(*found.links, [(2, 2), (2, 5), (7, 1), (7, 4), (7, 7)]);
         assert_eq!(found.count, entries.len());
         for _ in 0..2 {
             assert!(found.entries().collect::<io::Result<Vec<_>>>().expect("readable") == entries);

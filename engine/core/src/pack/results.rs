@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aysfs_flist::{Content, ObjectKey, Place as Listed, Table};
 
@@ -14,7 +15,7 @@ use super::found::{put_time, take_time};
 use super::known::Place;
 use super::placed::Placed;
 use super::read::{FileContent, Version};
-use super::spool::{Fields, Records, Section, Spool, put_all, put_bytes, put_option, put_u32, put_u64};
+use super::spool::{Fields, Records, Section, Spool, put_all, put_bytes, put_number, put_option};
 
 /// How many bytes are sorted at a time.
 const SORTED: usize = 8 << 20;
@@ -22,8 +23,8 @@ const SORTED: usize = 8 << 20;
 /// Takes what was read of files, by the positions of their entries, in any order.
 #[derive(Debug)]
 pub(super) struct Results {
-    /// Further names of files, by both positions; sorted.
-    links: Vec<(usize, usize)>,
+    /// As in [`Found`](super::found::Found).
+    links: Arc<[(usize, usize)]>,
     spool: Spool,
     sorted: Vec<Section>,
     /// What was added last: positions, and where the rest is in the bytes.
@@ -33,7 +34,7 @@ pub(super) struct Results {
 
 impl Results {
     /// Whatever is told of a file is told of its further names, `links`, too.
-    pub(super) fn new(spool: Spool, links: Vec<(usize, usize)>) -> Self {
+    pub(super) fn new(spool: Spool, links: Arc<[(usize, usize)]>) -> Self {
         Self { links, spool, sorted: Vec::new(), recent: Vec::new(), bytes: Vec::new() }
     }
 
@@ -59,7 +60,7 @@ impl Results {
         self.recent.sort_unstable_by_key(|(position, _)| *position);
         for (position, record) in self.recent.drain(..) {
             self.spool.add(|to| {
-                put_u64(to, position as u64);
+                put_number(to, position as u64);
                 to.extend(&self.bytes[record]);
             })?;
         }
@@ -124,7 +125,7 @@ impl Files {
 
     fn read(&mut self, piece: usize) -> io::Result<()> {
         let next = self.pieces[piece].next(|fields| {
-            let position = usize::try_from(fields.u64()).expect("it was one");
+            let position = fields.number_as();
             Next { position, piece, file: take(fields) }
         });
         self.next.extend(next?);
@@ -163,21 +164,21 @@ impl Eq for Next {}
 
 fn put(to: &mut Vec<u8>, FileContent { content, version }: &FileContent<Placed>) {
     let Version { size, mtime, ctime, data } = version;
-    put_u64(to, *size);
+    put_number(to, *size);
     put_time(to, *mtime);
     put_time(to, *ctime);
     put_option(to, data.as_deref(), |to, data| {
         put_all(to, data, |to, range| {
-            put_u64(to, range.start);
-            put_u64(to, range.end);
+            put_number(to, range.start);
+            put_number(to, range.end);
         });
     });
     put_option(to, *content, put_placed);
 }
 
 fn take(fields: &mut Fields<'_>) -> FileContent<Placed> {
-    let (size, mtime, ctime) = (fields.u64(), take_time(fields), take_time(fields));
-    let data = fields.option(|fields| fields.all(|fields| fields.u64()..fields.u64()));
+    let (size, mtime, ctime) = (fields.number(), take_time(fields), take_time(fields));
+    let data = fields.option(|fields| fields.all(|fields| fields.number()..fields.number()));
     let content = fields.option(take_placed);
     FileContent { content, version: Version { size, mtime, ctime, data } }
 }
@@ -202,7 +203,7 @@ fn put_placed(to: &mut Vec<u8>, placed: Placed) {
             to.push(3);
             to.extend(sha256);
             to.extend(table);
-            put_u64(to, length);
+            put_number(to, length);
             put_listed(to, at);
         }
         Placed::Chunk { sha256, at } => {
@@ -214,7 +215,7 @@ fn put_placed(to: &mut Vec<u8>, placed: Placed) {
             to.push(5);
             to.extend(sha256);
             to.extend(table);
-            put_u64(to, length);
+            put_number(to, length);
             put_place(to, at);
         }
     }
@@ -227,14 +228,14 @@ fn take_placed(fields: &mut Fields<'_>) -> Placed {
         2 => Placed::Listed(Content::Pack { sha256: fields.array(), at: take_listed(fields) }),
         3 => {
             let sha256 = fields.array();
-            let table = Table { sha256: fields.array(), length: fields.u64(), at: take_listed(fields) };
+            let table = Table { sha256: fields.array(), length: fields.number(), at: take_listed(fields) };
             Placed::Listed(Content::Chunks { sha256, table })
         }
         4 => Placed::Chunk { sha256: fields.array(), at: take_place(fields) },
         5 => Placed::Chunks {
             sha256: fields.array(),
             table: fields.array(),
-            length: fields.u64(),
+            length: fields.number(),
             at: take_place(fields),
         },
         other => unreachable!("nothing is written as {other}"),
@@ -243,22 +244,22 @@ fn take_placed(fields: &mut Fields<'_>) -> Placed {
 
 fn put_place(to: &mut Vec<u8>, Place { pack, offset, stored }: Place) {
     for number in [pack, offset, stored] {
-        put_u32(to, number);
+        put_number(to, number);
     }
 }
 
 fn take_place(fields: &mut Fields<'_>) -> Place {
-    Place { pack: fields.u32(), offset: fields.u32(), stored: fields.u32() }
+    Place { pack: fields.number_as(), offset: fields.number_as(), stored: fields.number_as() }
 }
 
 fn put_listed(to: &mut Vec<u8>, Listed { pack, offset, stored }: Listed) {
     put_key(to, pack);
-    put_u64(to, offset);
-    put_u64(to, stored);
+    put_number(to, offset);
+    put_number(to, stored);
 }
 
 fn take_listed(fields: &mut Fields<'_>) -> Listed {
-    Listed { pack: take_key(fields), offset: fields.u64(), stored: fields.u64() }
+    Listed { pack: take_key(fields), offset: fields.number(), stored: fields.number() }
 }
 
 fn put_key(to: &mut Vec<u8>, key: ObjectKey) {
@@ -308,9 +309,9 @@ mod tests {
 
     #[test]
     fn results_come_back_in_the_order_of_the_tree() {
-        let links = vec![(2, 5), (2, 90), (8, 9)];
+        let links = Arc::from([(2, 5), (2, 90), (8, 9)]);
         let spool = Spool::new(&std::env::temp_dir(), None).expect("a file");
-        let mut results = Results::new(spool, links.clone());
+        let mut results = Results::new(spool, Arc::clone(&links));
         let mut expected = std::collections::BTreeMap::new();
         for (number, place) in places().into_iter().cycle().take(60).enumerate() {
             // Each once, in no order; none of a name that is a link.

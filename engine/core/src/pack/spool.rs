@@ -146,17 +146,27 @@ impl<'a> Fields<'a> {
         byte
     }
 
-    pub(super) fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
+    /// What [`put_number`] has put.
+    pub(super) fn number(&mut self) -> u64 {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.byte();
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return number;
+            }
+            shift += 7;
+        }
     }
 
-    pub(super) fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
+    /// The same, of a type that it was before.
+    pub(super) fn number_as<T: TryFrom<u64>>(&mut self) -> T {
+        self.number().try_into().ok().expect("it fitted before")
     }
 
     /// Bytes that [`put_bytes`] has put.
     pub(super) fn bytes(&mut self) -> &'a [u8] {
-        let length = usize::try_from(self.u64()).expect("it was in memory before");
+        let length = self.number_as();
         let (bytes, rest) = self.0.split_at(length);
         self.0 = rest;
         bytes
@@ -169,20 +179,25 @@ impl<'a> Fields<'a> {
 
     /// What [`put_all`] has put.
     pub(super) fn all<T>(&mut self, mut take: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        (0..self.u64()).map(|_| take(self)).collect()
+        (0..self.number()).map(|_| take(self)).collect()
     }
 }
 
-pub(super) fn put_u64(to: &mut Vec<u8>, number: u64) {
-    to.extend(number.to_le_bytes());
-}
-
-pub(super) fn put_u32(to: &mut Vec<u8>, number: u32) {
-    to.extend(number.to_le_bytes());
+/// In seven bits of each byte, the lowest first; most numbers are small.
+pub(super) fn put_number(to: &mut Vec<u8>, number: impl Into<u64>) {
+    let mut number = number.into();
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return to.push(low & 0x7F);
+        }
+        to.push(low | 0x80);
+    }
 }
 
 pub(super) fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
-    put_u64(to, bytes.len() as u64);
+    put_number(to, bytes.len() as u64);
     to.extend(bytes);
 }
 
@@ -194,7 +209,7 @@ pub(super) fn put_option<T>(to: &mut Vec<u8>, field: Option<T>, put: impl FnOnce
 }
 
 pub(super) fn put_all<'t, T>(to: &mut Vec<u8>, fields: &'t [T], mut put: impl FnMut(&mut Vec<u8>, &'t T)) {
-    put_u64(to, fields.len() as u64);
+    put_number(to, fields.len() as u64);
     fields.iter().for_each(|field| put(to, field));
 }
 
@@ -214,14 +229,14 @@ mod tests {
 
     fn read(section: &Section) -> Vec<(u64, Vec<u8>)> {
         let mut records = section.records();
-        let next = || records.next(|fields| (fields.u64(), fields.bytes().to_vec())).expect("readable");
+        let next = || records.next(|fields| (fields.number(), fields.bytes().to_vec())).expect("readable");
         std::iter::from_fn(next).collect()
     }
 
     fn write(spool: &mut Spool, numbers: std::ops::Range<u64>) -> Section {
         for number in numbers {
             let put = |to: &mut Vec<u8>| {
-                put_u64(to, number);
+                put_number(to, number);
                 put_bytes(to, &name(number));
             };
             spool.add(put).expect("written");
@@ -249,11 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_come_back() {
+        let numbers = [0, 1, 0x7F, 0x80, 0x3FFF, 0x4000, u64::from(u32::MAX), u64::MAX - 1, u64::MAX];
+        let mut bytes = Vec::new();
+        numbers.iter().for_each(|number| put_number(&mut bytes, *number));
+        let mut fields = Fields(&bytes);
+        assert_eq!(numbers.map(|_| fields.number()), numbers);
+        assert!(fields.0.is_empty());
+    }
+
+    #[test]
     fn what_was_changed_on_disk_is_refused() {
         let mut spool = spool(None);
         let section = write(&mut spool, 0..100);
         spool.file.write_all_at(b"other", 50).expect("written");
-        let refused = section.records().next(|fields| fields.u64()).expect_err("changed");
+        let refused = section.records().next(|fields| fields.number()).expect_err("changed");
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -281,10 +281,11 @@ mod tests {
 
     use super::*;
 
-    fn file(size: u64, content: Option<Placed>) -> FileContent<Placed> {
+    fn file(size: usize, content: Option<Placed>) -> FileContent<Placed> {
         let time = |secs| Timestamp { secs, nanos: 5 };
-        let data = [None, Some(vec![]), Some(vec![0..5, 7..u64::MAX])][size as usize % 3].clone();
-        FileContent { content, version: Version { size, mtime: time(-2), ctime: time(3), data } }
+        let data = [None, Some(vec![]), Some(vec![0..5, 7..u64::MAX])][size % 3].clone();
+        let version = Version { size: size as u64, mtime: time(-2), ctime: time(3), data };
+        FileContent { content, version }
     }
 
     /// Every way to say where something is.
@@ -319,7 +320,7 @@ mod tests {
             if [5, 9, 90].contains(&position) || expected.contains_key(&position) {
                 continue;
             }
-            let file = || file(number as u64, place);
+            let file = || file(number, place);
             results.add(position, &file());
             expected.insert(position, file());
             for (_, link) in links.iter().filter(|(file, _)| *file == position) {

@@ -1,7 +1,7 @@
 //! A directory as a flist, with its content in a stor.
 //!
-//! Memory has a bound, whatever the tree: entries wait on disk from the walk until they are listed ([`found`]), and so does what was read of
-//! files ([`results`]). Bytes on their way to the stor, and the chunks that are known, have limits of their own.
+//! Memory has a bound, whatever the tree: entries wait on disk from the walk until they are listed (`pack/found.rs`), and so does what was read of
+//! files (`pack/results.rs`). Bytes on their way to the stor, and the chunks that are known, have limits of their own.
 
 mod arrived;
 mod base;

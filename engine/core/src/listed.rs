@@ -40,28 +40,14 @@ impl Packs {
         self.0.iter().map(|(key, (_, bytes))| Pack { key: *key, bytes: *bytes })
     }
 
-    /// Those of them that a list of these entries has to name, in the order of the entries. Which packs a chunk table names is
-    /// not known here: `tables` are those that one may.
-    pub(crate) fn of_entries(&self, entries: &[Entry], tables: impl IntoIterator<Item = Pack>) -> Vec<Pack> {
-        let mut named = HashSet::new();
-        let mut packs = Vec::new();
-        let mut has_tables = false;
-        for entry in entries {
-            let place = match entry.content {
-                Some(Listed::Pack { at, .. }) => at,
-                Some(Listed::Chunks { table, .. }) => {
-                    has_tables = true;
-                    table.at
-                }
-                _ => continue,
-            };
-            if named.insert(place.pack) {
-                let bytes = self.0.get(&place.pack).map_or(place.offset + place.stored, |(_, bytes)| *bytes);
-                packs.push(Pack { key: place.pack, bytes });
-            }
-        }
-        if has_tables {
-            packs.extend(tables.into_iter().filter(|pack| named.insert(pack.key)));
+    /// Those of them that a list has to name, in the order in which it uses them. Which packs a chunk table names is not known here:
+    /// `in_tables` are those that one may.
+    pub(crate) fn of_uses(&self, uses: &Uses, in_tables: impl IntoIterator<Item = Pack>) -> Vec<Pack> {
+        let mut named = uses.named.clone();
+        let bytes = |at: &Place| self.0.get(&at.pack).map_or(at.offset + at.stored, |(_, bytes)| *bytes);
+        let mut packs: Vec<_> = uses.first.iter().map(|at| Pack { key: at.pack, bytes: bytes(at) }).collect();
+        if !uses.tables.is_empty() {
+            packs.extend(in_tables.into_iter().filter(|pack| named.insert(pack.key)));
         }
         packs
     }
@@ -90,6 +76,46 @@ impl Packs {
 impl FromIterator<(ObjectKey, (Key, u64))> for Packs {
     fn from_iter<I: IntoIterator<Item = (ObjectKey, (Key, u64))>>(packs: I) -> Self {
         Self(packs.into_iter().collect())
+    }
+}
+
+/// Which packs the contents of a list are in, in the order of the list.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    named: HashSet<ObjectKey>,
+    /// The first place in each of them.
+    first: Vec<Place>,
+    /// Those that chunk tables are in.
+    pub(crate) tables: Vec<ObjectKey>,
+}
+
+impl Uses {
+    /// Those of these entries.
+    pub(crate) fn of(entries: &[Entry]) -> Self {
+        entries.iter().filter_map(|entry| entry.content).collect()
+    }
+}
+
+impl FromIterator<Listed> for Uses {
+    fn from_iter<I: IntoIterator<Item = Listed>>(contents: I) -> Self {
+        let mut uses = Self::default();
+        let mut of_tables = HashSet::new();
+        for content in contents {
+            let at = match content {
+                Listed::Pack { at, .. } => at,
+                Listed::Chunks { table: Table { at, .. }, .. } => {
+                    if of_tables.insert(at.pack) {
+                        uses.tables.push(at.pack);
+                    }
+                    at
+                }
+                Listed::V1(_) | Listed::Object { .. } => continue,
+            };
+            if uses.named.insert(at.pack) {
+                uses.first.push(at);
+            }
+        }
+        uses
     }
 }
 
@@ -155,7 +181,7 @@ mod tests {
             let mut noted = Packs::default();
             noted.note(&content);
             let entry = Entry { content: Some(known), ..Entry::new("f", aysfs_flist::Kind::Regular) };
-            let named = noted.of_entries(&[entry], []);
+            let named = noted.of_uses(&Uses::of(&[entry]), []);
             let is_packed = matches!(known, Listed::Pack { .. } | Listed::Chunks { .. });
             assert_eq!(named, if is_packed { header.packs.clone() } else { vec![] });
         }

@@ -1,43 +1,60 @@
 //! A directory as a flist, with its content in a stor.
+//!
+//! Memory has a bound, whatever the tree: entries wait on disk from the walk until they are listed (`pack/found.rs`), and so does what was read of
+//! files (`pack/results.rs`). Bytes on their way to the stor, and the chunks that are known, have limits of their own.
 
+mod arrived;
 mod base;
 mod builder;
 mod error;
 mod feed;
+mod found;
 mod known;
 mod order;
 mod packer;
+mod placed;
 mod read;
+mod results;
 pub(crate) mod scan;
 mod send;
+mod spool;
 mod there;
 mod v1;
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
-use aysfs_flist::{
-    Content, Corrupt, Dialect, Entry, Header, Index, Kind, ObjectKey, Pack, WriteError, Writer,
-};
+use aysfs_flist::{Corrupt, Dialect, Entry, Header, Index, Kind, ObjectKey, Pack, WriteError, Writer};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::{SealedError, Sealing};
 use aysfs_store::{Store, StoreError};
+use ignore::gitignore::Gitignore;
 
+pub(crate) use self::arrived::{Batch, Outcome, Packed};
 pub(crate) use self::error::UploadError;
 pub(crate) use self::feed::{Task, Wanted};
+use self::found::{Finding, Found};
 pub(crate) use self::known::Known;
-pub(crate) use self::packer::{Outcome, Packed, Packing};
-use self::read::open_path;
+pub(crate) use self::order::Tasks;
+use self::packer::Told;
+pub(crate) use self::packer::{Made, Packing};
+use self::placed::Placed;
+use self::read::{FileContent, open_path};
 pub(crate) use self::read::{MappedStores, data_segments};
+use self::results::Results;
 pub(crate) use self::send::To;
+use self::spool::Spool;
 pub(crate) use self::there::{Lacking, rely_on};
 use self::v1::Objects;
-use crate::listed::Packs;
+use crate::listed::{Packs, Uses};
 use crate::profile::Profile;
 
 /// How to pack.
@@ -55,7 +72,8 @@ pub struct Options {
     pub base: Option<Arc<Index>>,
     /// What is read first, and comes into start packs.
     pub profile: Option<Profile>,
-    /// Where the stored form of a large file of v1 is kept until it is sent.
+    /// A directory for what memory has no room for, in files without a name: some 100 bytes for each entry, and the stored form of a large
+    /// file of v1 until it is sent.
     pub spool: PathBuf,
 }
 
@@ -110,6 +128,8 @@ pub enum PackError {
     Base(#[source] Corrupt),
     #[error("cannot store content")]
     Store(#[from] StoreError),
+    #[error("cannot keep names and results on disk, beside the flist, until it is written")]
+    Spool(#[source] io::Error),
     #[error(transparent)]
     Flist(#[from] ListError),
 }
@@ -130,6 +150,7 @@ impl From<UploadError> for PackError {
             UploadError::Read { path, source } => Self::Read { path, source },
             UploadError::Changing(path) => Self::Changing(path),
             UploadError::Store(error) => Self::Store(error),
+            UploadError::Spool(error) => Self::Spool(error),
         }
     }
 }
@@ -151,91 +172,199 @@ pub async fn pack(
     // A symlink that leads to it is not what is packed.
     let root = root.canonicalize().map_err(|source| PackError::Read { path: root.to_owned(), source })?;
     let exclude = scan::exclude(&root, &options.exclude)?;
+    let (dialect, sealing) = (options.dialect, options.sealing.clone());
+    // Before the walk, since it may be in a directory of the tree.
+    let secret = sealing.as_ref().map(Sealing::secret).cloned();
+    let spool = Spool::new(&options.spool, secret).map_err(PackError::Spool)?;
     let (from, counted) = (root.clone(), progress.clone());
-    let mut entries = blocking(move || {
-        scan::scan(&from, &exclude, |entry| {
-            counted.entries.fetch_add(1, Ordering::Relaxed);
-            if entry.link.is_none() {
-                counted.bytes_found.fetch_add(entry.size, Ordering::Relaxed);
-            }
-        })
-    })
-    .await?;
+    let (found, left_out, spool) = blocking(move || find(&from, &exclude, dialect, spool, &counted)).await?;
     progress.scanned.store(true, Ordering::Relaxed);
 
-    let mut summary = Summary::default();
-    if options.dialect != Dialect::V2 {
-        // Readers of v1 do not know that the root can be an entry.
-        entries.retain(|entry| !entry.path.is_empty());
-    }
-    if options.dialect == Dialect::V1Short {
-        let before = entries.len();
-        entries.retain(|entry| entry.kind == Kind::Regular);
-        summary.left_out = (before - entries.len()) as u64;
-    }
-    let from = root.clone();
-    let open = move |path: &[u8]| open_path(&from.join(OsStr::from_bytes(path)));
-    let mut header = options.header.clone();
-    if options.dialect == Dialect::V2 {
-        let secret = options.sealing.as_ref().map(Sealing::secret);
-        let known = match &options.base {
-            Some(list) => base::known(list, stor, secret).await?,
-            None => Known::default(),
-        };
-        let old_packs = known.packs.clone();
-        let packing = Packing {
-            compression: Compression::default(),
-            secret: secret.cloned(),
-            mapped_stores: MappedStores::Missed,
-            to: To::One(stor),
-            journal: None,
-            known,
-            bytes_done: &progress.bytes_done,
-        };
-        let packed = packing.run(&mut entries, options.profile.as_ref(), move |_, path| open(path)).await;
-        let packed = packed.map_err(|error| error.below(&root))?;
-        let Packed { files, bytes, packs, in_tables, start, .. } = packed;
-        let Packed { new_objects, new_bytes, reused_bytes, unknown: unknown_paths, .. } = packed;
-        summary = Summary { files, bytes, new_objects, new_bytes, reused_bytes, unknown_paths, ..summary };
-        let mut known = Packs::default();
-        known.extend(old_packs);
-        known.extend(packs);
-        header.start = start;
-        name_packs(&mut header, &entries, &known, in_tables);
+    let results = Results::new(spool, found.links.clone());
+    let stored = if dialect == Dialect::V2 {
+        store_packs(&root, stor, options, &found, results, progress).await?
     } else {
-        let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };
-        let stored = objects.run(&mut entries, open).await.map_err(|error| error.below(&root))?;
-        let v1::Summary { files, bytes, new_objects, new_bytes } = stored;
-        summary = Summary { files, bytes, new_objects, new_bytes, ..summary };
-    }
-    summary.entries = entries.len() as u64;
-    let (dialect, sealing) = (options.dialect, options.sealing.clone());
-    blocking(move || Ok(write(entries, flist, dialect, &header, sealing.as_ref())?)).await?;
+        store_objects(&root, stor, options, &found, results, progress).await?
+    };
+    let summary = Summary { entries: found.count as u64, left_out, ..stored.summary };
+    let header = options.header.clone();
+    blocking(move || list(&found, stored, flist, dialect, header, sealing.as_ref())).await?;
     Ok(summary)
+}
+
+/// Walks a tree; returns what was found that the dialect can hold, how many entries it cannot, and the spool for what comes next.
+fn find(
+    root: &Path,
+    exclude: &Gitignore,
+    dialect: Dialect,
+    spool: Spool,
+    progress: &Progress,
+) -> Result<(Found, u64, Spool), PackError> {
+    let (mut finding, mut left_out) = (Finding::new(spool), 0);
+    scan::scan(root, exclude, |entry, file| {
+        progress.entries.fetch_add(1, Ordering::Relaxed);
+        if entry.link.is_none() {
+            progress.bytes_found.fetch_add(entry.size, Ordering::Relaxed);
+        }
+        // Readers of v1 do not know that the root can be an entry.
+        let is_needless = entry.path.is_empty() && dialect != Dialect::V2;
+        let is_unfit = entry.kind != Kind::Regular && dialect == Dialect::V1Short;
+        if is_needless || is_unfit {
+            left_out += u64::from(!is_needless);
+            // Its other names are left out, too.
+            return Ok(usize::MAX);
+        }
+        finding.add(entry, file).map_err(PackError::Spool)
+    })?;
+    let (found, spool) = finding.finish().map_err(PackError::Spool)?;
+    Ok((found, left_out, spool))
+}
+
+/// Content that is in the stor.
+struct Stored {
+    summary: Summary,
+    results: Results,
+    made: Made,
+    /// The packs that results name, by number.
+    numbered: Vec<Option<Pack>>,
+    /// Those of the older list.
+    old_packs: Vec<Pack>,
+}
+
+async fn store_packs(
+    root: &Path,
+    stor: &dyn Store,
+    options: &Options,
+    found: &Found,
+    mut results: Results,
+    progress: &Progress,
+) -> Result<Stored, PackError> {
+    let secret = options.sealing.as_ref().map(Sealing::secret);
+    let known = match &options.base {
+        Some(list) => base::known(list, stor, secret).await?,
+        None => Known::default(),
+    };
+    let old_packs = known.packs.clone();
+    let packing = Packing {
+        compression: Compression::default(),
+        secret: secret.cloned(),
+        mapped_stores: MappedStores::Missed,
+        to: To::One(stor),
+        journal: None,
+        known,
+        bytes_done: &progress.bytes_done,
+    };
+    let (entries, profile) = (found.clone(), options.profile.clone());
+    let order = move || order::tasks(|| entries.entries(), profile.as_ref()).map_err(PackError::Spool);
+    let (tasks, unknown_paths) = blocking(order).await?;
+    let open = open_below(root);
+    let mut packer = packing.begin(tasks, move |_, path: &[u8]| open(path));
+    let (mut summary, mut made) = (Summary { unknown_paths, ..Summary::default() }, Made::default());
+    while let Some(told) = packer.next().await.map_err(|error| error.below(root))? {
+        let Told { files, unread, arrived, made: more } = told;
+        if let Some((_, error)) = unread.into_iter().next() {
+            return Err(error.below(root).into());
+        }
+        for number in arrived {
+            packer.pack(number).transpose()?;
+        }
+        for (position, file) in files {
+            summary.files += 1;
+            summary.bytes += file.size();
+            results.add(position, &file);
+        }
+        results = results.settled().await?;
+        made.add(more);
+    }
+    let Made { new_objects, new_bytes, reused_bytes, .. } = made;
+    let summary = Summary { new_objects, new_bytes, reused_bytes, ..summary };
+    Ok(Stored { summary, results, made, numbered: packer.into_packs(), old_packs })
+}
+
+async fn store_objects(
+    root: &Path,
+    stor: &dyn Store,
+    options: &Options,
+    found: &Found,
+    results: Results,
+    progress: &Progress,
+) -> Result<Stored, PackError> {
+    let objects = Objects { stor, spool: options.spool.clone(), bytes_done: &progress.bytes_done };
+    let wanted = found.entries().enumerate().filter_map(|(position, entry)| match entry {
+        Ok(entry) => v1::needs_object(&entry).then_some(Ok((position, entry.path))),
+        Err(error) => Some(Err(error)),
+    });
+    let stored = objects.run(wanted, open_below(root), results).await;
+    let (v1::Summary { files, bytes, new_objects, new_bytes }, results) =
+        stored.map_err(|error| error.below(root))?;
+    let summary = Summary { files, bytes, new_objects, new_bytes, ..Summary::default() };
+    Ok(Stored { summary, results, made: Made::default(), numbered: Vec::new(), old_packs: Vec::new() })
+}
+
+/// Opens files by their paths below `root`.
+fn open_below(root: &Path) -> impl Fn(&[u8]) -> io::Result<Option<File>> + Send + Sync + 'static {
+    let root = root.to_owned();
+    move |path| open_path(&root.join(OsStr::from_bytes(path)))
+}
+
+/// Writes the list of what was found and stored.
+fn list(
+    found: &Found,
+    stored: Stored,
+    flist: impl Write,
+    dialect: Dialect,
+    mut header: Header,
+    sealing: Option<&Sealing>,
+) -> Result<(), PackError> {
+    let Stored { results, made, numbered, old_packs, .. } = stored;
+    let results = results.finish().map_err(PackError::Spool)?;
+    let files = results.files().map_err(PackError::Spool)?;
+    let uses = files.filter_map(|file| match file {
+        Ok((_, file)) => listed(file, &numbered).content.map(Ok),
+        Err(error) => Some(Err(PackError::Spool(error))),
+    });
+    let uses: Uses = uses.collect::<Result<_, _>>()?;
+    let mut known = Packs::default();
+    known.extend(old_packs);
+    known.extend(made.packs);
+    header.start = made.start;
+    name_packs(&mut header, &uses, &known, made.in_tables);
+
+    let mut files = results.files().map_err(PackError::Spool)?;
+    let entries = found.entries().enumerate().map(|(position, entry)| {
+        let (mut entry, file) = (entry?, files.of(position)?);
+        if let Some(file) = file {
+            listed(file, &numbered).describe(&mut entry);
+        }
+        Ok(entry)
+    });
+    let entries = entries.map(|entry: io::Result<_>| entry.map_err(PackError::Spool));
+    write_entries(entries, flist, dialect, &header, sealing)
+}
+
+/// What was read of a file, when all packs are in the stor.
+fn listed(file: FileContent<Placed>, packs: &[Option<Pack>]) -> FileContent {
+    let pack = |number: u32| packs.get(number as usize).copied().flatten();
+    let key = |number| Ok::<_, Infallible>(pack(number).expect("all packs are in the stor").key);
+    let Ok(file) = file.listed(key);
+    file
 }
 
 /// Chunk tables are fetched when a list is mounted, if all of them together are not longer.
 const TABLES_AT_ONCE: u64 = 8 << 20;
 
-/// Notes in a header which packs its entries are in, and which a mount is best to fetch at once. `in_tables` are those that chunk
+/// Notes in a header which packs the contents of its entries are in, and which a mount is best to fetch at once. `in_tables` are those that chunk
 /// tables may name.
 pub(crate) fn name_packs(
     header: &mut Header,
-    entries: &[Entry],
+    uses: &Uses,
     known: &Packs,
     in_tables: impl IntoIterator<Item = Pack>,
 ) {
-    header.packs = known.of_entries(entries, in_tables);
+    header.packs = known.of_uses(uses, in_tables);
     let lengths: HashMap<ObjectKey, u64> = header.packs.iter().map(|pack| (pack.key, pack.bytes)).collect();
     header.start.retain(|key| lengths.contains_key(key));
-    let mut tables = Vec::new();
-    for entry in entries {
-        if let Some(Content::Chunks { table, .. }) = entry.content
-            && !tables.contains(&table.at.pack)
-        {
-            tables.push(table.at.pack);
-        }
-    }
+    let mut tables = uses.tables.clone();
     tables.retain(|key| !header.start.contains(key));
     if tables.iter().filter_map(|key| lengths.get(key)).sum::<u64>() < TABLES_AT_ONCE {
         header.start.extend(tables);
@@ -251,24 +380,40 @@ pub(crate) fn write(
     sealing: Option<&Sealing>,
 ) -> Result<(), ListError> {
     copy_to_links(&mut entries);
-    let Some(sealing) = sealing else { return Ok(write_clear(&entries, flist, dialect, header)?) };
-    // In memory, so that no disk sees its names.
-    let mut clear = Vec::new();
-    write_clear(&entries, &mut clear, dialect, header)?;
-    Ok(sealing.seal(&clear, flist)?)
+    write_entries(entries.into_iter().map(Ok::<_, ListError>), flist, dialect, header, sealing)
 }
 
-fn write_clear(
-    entries: &[Entry],
+fn write_entries<E: From<ListError> + Send>(
+    entries: impl Iterator<Item = Result<Entry, E>> + Send,
     flist: impl Write,
     dialect: Dialect,
     header: &Header,
-) -> Result<(), WriteError> {
-    let mut writer = Writer::new(flist, dialect, header)?;
+    sealing: Option<&Sealing>,
+) -> Result<(), E> {
+    let Some(sealing) = sealing else { return write_clear(entries, flist, dialect, header) };
+    // Through a pipe, so that no disk sees its names, and memory few of them at a time.
+    let (clear, pipe) = io::pipe().map_err(|error| ListError::Write(error.into()))?;
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| write_clear(entries, BufWriter::new(pipe), dialect, header));
+        let sealed = sealing.seal(clear, flist);
+        let written = writing.join().expect("writing does not panic");
+        // Without a reader there is no writing.
+        sealed.map_err(ListError::from)?;
+        written
+    })
+}
+
+fn write_clear<E: From<ListError>>(
+    entries: impl Iterator<Item = Result<Entry, E>>,
+    flist: impl Write,
+    dialect: Dialect,
+    header: &Header,
+) -> Result<(), E> {
+    let mut writer = Writer::new(flist, dialect, header).map_err(ListError::from)?;
     for entry in entries {
-        writer.entry(entry)?;
+        writer.entry(&entry?).map_err(ListError::from)?;
     }
-    writer.finish()?;
+    writer.finish().map_err(ListError::from)?;
     Ok(())
 }
 

@@ -215,13 +215,44 @@ async fn a_pack_that_the_stor_refuses_ends_the_work_and_leaves_no_list() {
     assert!(matches!(&error, PackError::Store(error) if error.subject == refused.to_string()), "{error:?}");
 }
 
+/// Runs an ignored test in a process of its own, since others take memory too.
+fn run_alone(test: &str) {
+    let mut alone = Command::new(std::env::current_exe().expect("a test binary"));
+    let output = alone.args(["--exact", test, "--ignored", "--nocapture"]).output().expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn a_long_stream_takes_little_memory() {
-    // In a process of its own, since others take memory too.
-    let mut test = Command::new(std::env::current_exe().expect("a test binary"));
-    let output =
-        test.args(["--exact", "a_long_stream", "--ignored", "--nocapture"]).output().expect("started");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_alone("a_long_stream");
+}
+
+#[test]
+fn many_files_take_no_more_memory_than_few() {
+    run_alone("few_files_and_many");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by another test"]
+async fn few_files_and_many() {
+    let lab = Lab::new();
+    let root = lab.path("source");
+    for directory in 0..3 {
+        let path = root.join(directory.to_string());
+        fs::create_dir_all(&path).expect("made");
+        for number in 0..10_000 {
+            fs::write(path.join(number.to_string()), format!("{directory} {number}")).expect("written");
+        }
+    }
+    let progress = Arc::new(pack::Progress::default());
+    let packed = async |root: &Path| {
+        pack(root, &*lab.objects, &options(&lab), std::io::sink(), &progress).await.expect("packed")
+    };
+    assert_eq!(packed(&root.join("0")).await.files, 10_000);
+    let few = peak();
+    assert_eq!(packed(&root).await.files, 30_000);
+    // Some of it is for chunks that are known. Entries alone, held in memory, would take more than 20 MB.
+    assert!(peak() - few < 14 << 20, "{few} bytes, and then {}", peak());
 }
 
 #[tokio::test(flavor = "multi_thread")]

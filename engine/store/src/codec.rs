@@ -23,7 +23,7 @@ mod whole;
 use std::io;
 
 pub use decode::{DecodeError, Decoded, decode_chunk};
-pub use encode::{Encoded, EncodedV1, encode_file, encode_v1};
+pub use encode::{Encoded, EncodedV1, Metered, encode_file, encode_v1};
 pub use v1::decode_v1;
 pub(crate) use v1::decode_v1_body;
 pub use whole::{decode_whole, encode, encode_named};

@@ -27,8 +27,8 @@ use super::known::known;
 use super::missing::Missing;
 use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
-use crate::listed::Packs;
-use crate::pack::{self, ListError, MappedStores, Packed, Packing, To, UploadError};
+use crate::listed::{Packs, Uses};
+use crate::pack::{self, ListError, Made, MappedStores, Packed, Packing, To, UploadError};
 
 /// How to commit.
 #[derive(Clone, Debug)]
@@ -101,6 +101,7 @@ impl From<UploadError> for CommitError {
             UploadError::Changing(path) => Self::Changing(Path::new("/").join(path)),
             UploadError::Store(error) if matches!(error.fault, Fault::Denied) => Self::Denied(error),
             UploadError::Store(error) => Self::Store(error),
+            UploadError::Spool(source) => Self::Read { path: "/".into(), source },
         }
     }
 }
@@ -143,13 +144,18 @@ impl Overlay {
             entries.iter().filter(|entry| entry.link.is_none() && entry.content.is_some() && entry.size > 0);
         let reused = reused.count() as u64;
         let opened = move |position, _: &[u8]| inner.open_to_send(files.get(&position).map(|file| file.ino));
-        let Packed { files, packs: new, in_tables, new_objects, new_bytes, .. } =
-            packing.run(&mut entries, None, opened).await?;
+        let Packed { files, made } = packing.run(&mut entries, opened).await?;
+        let Made { packs: new, in_tables, new_objects, new_bytes, .. } = made;
         packs.extend(new);
         let old = base.index().header();
         let mut header =
             Header { ancestors: ancestors(&base, moved), start: old.start.clone(), ..options.header.clone() };
-        pack::name_packs(&mut header, &entries, &packs, old.packs.iter().copied().chain(in_tables));
+        pack::name_packs(
+            &mut header,
+            &Uses::of(&entries),
+            &packs,
+            old.packs.iter().copied().chain(in_tables),
+        );
         let objects = local.iter().filter_map(|position| object_of(&entries[*position]));
         let named = header.packs.iter().map(|pack| pack.key).chain(objects);
         let mut missing = Missing::of(named, stors).await.map_err(UploadError::from)?;

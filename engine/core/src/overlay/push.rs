@@ -30,8 +30,8 @@ use super::pushed::Destination;
 use super::tree::Tree;
 use super::{Inner, Overlay};
 use crate::abandoned::SetWhenDropped;
-use crate::listed::Packs;
-use crate::pack::{self, MappedStores, Outcome, Packing, Task, To, UploadError, Wanted};
+use crate::listed::{Packs, Uses};
+use crate::pack::{self, Batch, MappedStores, Outcome, Packing, Task, Tasks, To, UploadError, Wanted};
 use crate::push::{Journal, TransactionLog, Turn};
 
 /// How to push.
@@ -119,7 +119,7 @@ impl From<UploadError> for SendError {
         match error {
             UploadError::Store(error) => Self::Store(error),
             // Of no file in particular: those are told one by one.
-            UploadError::Read { source, .. } => Self::View(source.into()),
+            UploadError::Read { source, .. } | UploadError::Spool(source) => Self::View(source.into()),
             UploadError::Changing(_) => Self::View(ErrorKind::Io.into()),
         }
     }
@@ -193,9 +193,9 @@ impl Overlay {
             let Entry { ref path, size, .. } = entries[position];
             Task::Whole(Wanted { position, path: path.clone(), size })
         };
-        let ready = ready.into_iter().map(wanted).collect();
+        let ready: Vec<_> = ready.into_iter().map(wanted).collect();
         let (idle, at_work) = (options.idle, turn.clone());
-        let batches = packing.outcomes(ready, move |position, _| {
+        let batches = packing.outcomes(Tasks::new(ready.into_iter()), move |position, _| {
             // Held by whoever reads a file, also when nobody waits for it any more.
             let _at_work = &at_work;
             inner.open_to_push(opened[&position], idle)
@@ -204,12 +204,13 @@ impl Overlay {
         let (mut count, mut new_objects, mut new_bytes) = (0, 0, 0);
         let mut in_tables = Vec::new();
         while let Some(batch) = batches.try_next().await? {
-            new_objects += batch.new_objects;
-            new_bytes += batch.new_bytes;
-            packs.extend(batch.packs);
-            in_tables.extend(batch.in_tables);
+            let Batch { outcomes, made } = batch;
+            new_objects += made.new_objects;
+            new_bytes += made.new_bytes;
+            packs.extend(made.packs);
+            in_tables.extend(made.in_tables);
             let mut stored = Vec::new();
-            for outcome in batch.outcomes {
+            for outcome in outcomes {
                 match outcome {
                     Outcome::Stored { position, file } => {
                         let mut entry = entries[position].clone();
@@ -222,7 +223,9 @@ impl Overlay {
                             UploadError::Changing(_) => {
                                 "it is open for writing, or changes while it is read".into()
                             }
-                            UploadError::Read { source, .. } => format!("it cannot be read: {source}"),
+                            UploadError::Read { source, .. } | UploadError::Spool(source) => {
+                                format!("it cannot be read: {source}")
+                            }
                             UploadError::Store(error) => error.to_string(),
                         };
                         waiting.push(Waiting::new(&entries[position], Some(why)));
@@ -285,7 +288,7 @@ impl Overlay {
             Header { start: old.start.clone(), ancestors: ancestors(&base, moved), ..Header::default() };
         // The tables of files that were sent earlier name packs that the last list names.
         let older = old.packs.iter().copied().chain(last_packs);
-        pack::name_packs(&mut header, &entries, &packs, older.chain(in_tables));
+        pack::name_packs(&mut header, &Uses::of(&entries), &packs, older.chain(in_tables));
         let sealing = self.sealing(&base);
         Ok(Sent { entries, header, sealing, packs, local, files: count, waiting, new_objects, new_bytes })
     }

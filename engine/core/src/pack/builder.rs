@@ -48,12 +48,12 @@ impl Builder {
     }
 
     /// Adds a stored chunk; returns where it begins.
-    pub(super) fn add(&mut self, stored: &[u8]) -> u64 {
+    pub(super) fn add(&mut self, stored: &[u8]) -> u32 {
         if self.bytes.is_empty() {
             // Memory that is not touched is not taken.
             self.bytes.reserve(usize::try_from(LONGEST).unwrap_or_default());
         }
-        let offset = self.length();
+        let offset = self.bytes.len().try_into().expect("a pack is shorter than 4 GiB");
         self.bytes.extend_from_slice(stored);
         offset
     }

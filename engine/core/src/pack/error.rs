@@ -15,6 +15,8 @@ pub(crate) enum UploadError {
     /// It would not fit its size and its times.
     Changing(PathBuf),
     Store(StoreError),
+    /// What is kept on disk meanwhile cannot be written, or read again.
+    Spool(io::Error),
 }
 
 impl UploadError {
@@ -23,7 +25,7 @@ impl UploadError {
         match self {
             Self::Read { path, source } => Self::Read { path: root.join(path), source },
             Self::Changing(path) => Self::Changing(root.join(path)),
-            Self::Store(error) => Self::Store(error),
+            Self::Store(_) | Self::Spool(_) => self,
         }
     }
 }

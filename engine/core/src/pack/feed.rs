@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aysfs_flist::Content;
-use aysfs_store::codec::{self, Compression};
+use aysfs_store::codec::{self, Compression, Metered};
 use aysfs_store::crypt::Secret;
 use fastcdc::v2020::StreamCDC;
 use sha2::{Digest, Sha256};
@@ -81,6 +81,8 @@ pub(super) enum Step {
     Grown(Wanted),
     /// It could not be read.
     Unread { position: usize, error: UploadError },
+    /// What is to be done is not known any further.
+    Lost(UploadError),
 }
 
 /// A chunk of a file.
@@ -114,7 +116,7 @@ impl Encoding {
     }
 
     fn named_chunk(&self, id: Id, plain: &[u8]) -> Chunk {
-        let is_known = self.stock.chunk(&id).is_some();
+        let is_known = self.stock.has_chunk(&id);
         let stored =
             (!is_known).then(|| codec::encode_named(plain, &id, self.compression, self.secret.as_ref()));
         Chunk { id, length: plain.len() as u64, stored }
@@ -147,7 +149,11 @@ enum Making {
 
 impl Steps {
     /// Those of these tasks.
-    pub(super) fn of(tasks: Vec<Task>, open: Arc<Open>, how: Arc<Encoding>) -> Self {
+    pub(super) fn of(
+        tasks: impl IntoIterator<Item = Result<Task, UploadError>> + Send + 'static,
+        open: Arc<Open>,
+        how: Arc<Encoding>,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (sender, queue) = mpsc::channel(cores * 2);
         let budget = Arc::new(Semaphore::new(BUDGET as usize));
@@ -191,24 +197,27 @@ impl From<Gone> for io::Error {
 }
 
 impl Feeder {
-    fn feed(&mut self, tasks: Vec<Task>) {
+    fn feed(&mut self, tasks: impl IntoIterator<Item = Result<Task, UploadError>>) {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let fed = tasks.into_iter().try_for_each(|task| {
-            if let Task::Whole(file) = &task
-                && file.size <= SMALL
-            {
-                bytes += file.size;
-                batch.push(file.clone());
-                if batch.len() < BATCH.0 && bytes < BATCH.1 {
-                    return Ok(());
+            let task = match task {
+                Ok(Task::Whole(file)) if file.size <= SMALL => {
+                    bytes += file.size;
+                    batch.push(file);
+                    if batch.len() < BATCH.0 && bytes < BATCH.1 {
+                        return Ok(());
+                    }
+                    None
                 }
-            }
+                other => Some(other),
+            };
             self.small(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
             match task {
-                Task::Whole(file) if file.size <= SMALL => Ok(()),
-                Task::Whole(file) => self.large(&file),
-                Task::Parts(file, ranges) => self.parts(&file, &ranges),
-                Task::EndStart => self.ready(Step::EndStart),
+                None => Ok(()),
+                Some(Ok(Task::Whole(file))) => self.large(&file),
+                Some(Ok(Task::Parts(file, ranges))) => self.parts(&file, &ranges),
+                Some(Ok(Task::EndStart)) => self.ready(Step::EndStart),
+                Some(Err(error)) => self.ready(Step::Lost(error)),
             }
         });
         // Only if somebody is there to take it.
@@ -239,7 +248,8 @@ impl Feeder {
             |file, size| {
                 how.begin(file)?;
                 if how.stock.has_file_of(size) {
-                    let mut hashed = Hashed::new(WhileWanted { inner: &*file, abandoned: &how.abandoned });
+                    let mut hashed =
+                        Metered::<_, Sha256>::new(WhileWanted { inner: &*file, abandoned: &how.abandoned });
                     io::copy(&mut hashed, &mut io::sink())?;
                     let (length, id) = hashed.finish();
                     if let Some(content) = how.stock.file(&id) {
@@ -248,7 +258,8 @@ impl Feeder {
                     io::Seek::rewind(file)?;
                 }
                 self.ready(Step::Again)?;
-                let mut hashed = Hashed::new(WhileWanted { inner: file, abandoned: &how.abandoned });
+                let mut hashed =
+                    Metered::<_, Sha256>::new(WhileWanted { inner: file, abandoned: &how.abandoned });
                 let (shortest, usual, longest) = CHUNK;
                 for (number, chunk) in StreamCDC::new(&mut hashed, shortest, usual, longest).enumerate() {
                     if number == CHUNKS {
@@ -345,34 +356,9 @@ fn read_small(wanted: Wanted, open: &Open, how: &Encoding, steps: &mut Vec<Step>
     }
 }
 
-/// A reader that counts and hashes what goes through it.
-struct Hashed<R> {
-    inner: R,
-    digest: Sha256,
-    length: u64,
-}
-
-impl<R> Hashed<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, digest: Sha256::new(), length: 0 }
-    }
-
-    fn finish(self) -> (u64, Id) {
-        (self.length, self.digest.finalize().into())
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.digest.update(&buffer[..n]);
-        self.length += n as u64;
-        Ok(n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::fs::OpenOptions;
     use std::io::Write;
     use std::path::PathBuf;
@@ -389,7 +375,7 @@ mod tests {
 
     impl Trial {
         fn new() -> Self {
-            let stock = Stock::new(Default::default(), Default::default());
+            let stock = Stock::new(HashMap::new(), Vec::new());
             let how = Encoding {
                 compression: Compression::default(),
                 secret: None,
@@ -418,7 +404,7 @@ mod tests {
                 opened(&path);
                 file
             };
-            let tasks = files.into_iter().map(Task::Whole).collect();
+            let tasks = files.into_iter().map(|file| Ok(Task::Whole(file)));
             let mut steps = Steps::of(tasks, Arc::new(open), self.how.clone());
             let mut told = Vec::new();
             while let Some((steps, _)) = steps.next().await {

@@ -5,33 +5,35 @@
 //! Threads read and compress ([`feed`](super::feed)); one task takes what they make in the order of the files, and alone decides what goes
 //! where. So packs depend on the files, not on the threads.
 //!
-//! The files of one chunk are told when their pack is in the stor. The others have chunk tables, which name packs as the stor
-//! calls them: those are made when all other packs are there, and lie together in packs of their own.
+//! Files of one chunk are told as soon as it is known where they will be; their packs arrive later. The others have chunk tables, which
+//! name packs as the stor calls them: those are made when all other packs are there, and lie together in packs of their own.
+//!
+//! Until then the chunks of large files are remembered, in some 50 bytes for each MiB. Nothing else here grows with what is packed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aysfs_flist::{Content, Entry, ObjectKey, Pack, Place as Listed, Table};
+use aysfs_flist::{Content, ObjectKey, Pack};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Secret;
 use aysfs_store::{Check, Chunk as StoredChunk, Fault, Part, StoreError, table};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt};
 
 use super::builder::{Builder, Purpose};
 use super::error::{UploadError, blocking};
 use super::feed::{Chunk, Encoding, Open, Step, Steps, Task, Wanted};
-use super::known::{Id, Known, Place, Stock};
-use super::order;
+use super::known::{Id, Known, Place, Stock, number};
+use super::order::Tasks;
+use super::placed::Placed;
 use super::read::{FileContent, MappedStores, Version};
 use super::send::{Sent, To, send};
 use crate::abandoned::SetWhenDropped;
 use crate::listed::key;
-use crate::profile::Profile;
 use crate::push::Journal;
 
 /// While more bytes of packs than this are on their way, no other pack is begun.
@@ -55,20 +57,21 @@ pub(crate) struct Packing<'a> {
     pub(crate) bytes_done: &'a AtomicU64,
 }
 
-/// What became of one file.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Its content is in the stor.
-    Stored { position: usize, file: Box<FileContent> },
-    /// It could not be read, or the stor does not take it.
-    Unread { position: usize, error: UploadError },
+/// What has become known since it was asked last.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Files that were read, and where they are. In the order of the tasks, but for those that are large or have grown.
+    pub(super) files: Vec<(usize, FileContent<Placed>)>,
+    /// What could not be read, or stored.
+    pub(super) unread: Vec<(usize, UploadError)>,
+    /// The numbers of packs that the stor has, or refuses, by now.
+    pub(super) arrived: Vec<u32>,
+    pub(super) made: Made,
 }
 
-/// What has become known since the last batch.
+/// What was made, besides places for files.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
-    /// In no order.
-    pub(crate) outcomes: Vec<Outcome>,
+pub(crate) struct Made {
     /// Packs that are in the stor now.
     pub(crate) packs: Vec<Pack>,
     /// Packs that chunk tables name which were made.
@@ -83,70 +86,31 @@ pub(crate) struct Batch {
     pub(crate) reused_bytes: u64,
 }
 
-/// What was packed.
-#[derive(Debug, Default)]
-pub(crate) struct Packed {
-    /// Files with content of their own.
-    pub(crate) files: u64,
-    /// Plain bytes of them.
-    pub(crate) bytes: u64,
-    /// As in [`Batch`], of all batches.
-    pub(crate) packs: Vec<Pack>,
-    pub(crate) in_tables: Vec<Pack>,
-    pub(crate) start: Vec<ObjectKey>,
-    pub(crate) new_objects: u64,
-    pub(crate) new_bytes: u64,
-    pub(crate) reused_bytes: u64,
-    /// How many paths of the profile lead to no file.
-    pub(crate) unknown: usize,
-}
-
-impl<'a> Packing<'a> {
-    /// Packs the content of all regular files that do not say yet where it is, and notes that in their entries; what a profile names
-    /// is packed first.
-    ///
-    /// `open` is given the position of an entry and its path; `None` means that it is no regular file any more. Dropping the
-    /// future ends the work soon.
-    pub(crate) async fn run(
-        self,
-        entries: &mut [Entry],
-        profile: Option<&Profile>,
-        open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
-    ) -> Result<Packed, UploadError> {
-        let (tasks, unknown) = order::tasks(entries, profile);
-        let mut batches = std::pin::pin!(self.outcomes(tasks, open));
-        let mut packed = Packed { unknown, ..Packed::default() };
-        while let Some(batch) = batches.try_next().await? {
-            packed.packs.extend(batch.packs);
-            packed.in_tables.extend(batch.in_tables);
-            packed.start.extend(batch.start);
-            packed.new_objects += batch.new_objects;
-            packed.new_bytes += batch.new_bytes;
-            packed.reused_bytes += batch.reused_bytes;
-            for outcome in batch.outcomes {
-                match outcome {
-                    Outcome::Stored { position, file } => {
-                        packed.files += 1;
-                        packed.bytes += file.size();
-                        file.describe(&mut entries[position]);
-                    }
-                    Outcome::Unread { error, .. } => return Err(error),
-                }
-            }
-        }
-        Ok(packed)
+impl Made {
+    fn is_empty(&self) -> bool {
+        let Self { packs, in_tables, start, reused_bytes, .. } = self;
+        packs.is_empty() && in_tables.is_empty() && start.is_empty() && *reused_bytes == 0
     }
 
-    /// Packs content, and tells what became of each file.
-    pub(crate) fn outcomes(
-        self,
-        tasks: Vec<Task>,
-        open: impl Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
-    ) -> impl Stream<Item = Result<Batch, UploadError>> {
-        let packer = Packer::new(self, tasks, Arc::new(open));
-        stream::try_unfold(packer, |mut packer| async move {
-            Ok(packer.next().await?.map(|batch| (batch, packer)))
-        })
+    pub(crate) fn add(&mut self, more: Self) {
+        self.packs.extend(more.packs);
+        self.in_tables.extend(more.in_tables);
+        self.start.extend(more.start);
+        self.new_objects += more.new_objects;
+        self.new_bytes += more.new_bytes;
+        self.reused_bytes += more.reused_bytes;
+    }
+}
+
+/// Opens a file, named by the position of its entry and its path; `None`: it is no regular file any more.
+pub(crate) trait Opens: Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static {}
+
+impl<F: Fn(usize, &[u8]) -> io::Result<Option<File>> + Send + Sync + 'static> Opens for F {}
+
+impl<'a> Packing<'a> {
+    /// Packs what is wanted. Dropping the packer ends the work soon.
+    pub(super) fn begin(self, tasks: Tasks, open: impl Opens) -> Packer<'a> {
+        Packer::new(self, tasks, Arc::new(open))
     }
 }
 
@@ -154,17 +118,18 @@ impl<'a> Packing<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     id: Id,
-    length: u64,
+    /// No chunk is longer.
+    length: u32,
     place: Place,
 }
 
-/// A file that was read, and waits for its packs.
+/// A file of several chunks that was read, and waits for its packs.
 #[derive(Debug)]
-struct Waiting<C> {
+struct Large {
     position: usize,
     version: Version,
     sha256: Id,
-    content: C,
+    pieces: Box<[Piece]>,
 }
 
 /// How a pack stands.
@@ -180,7 +145,7 @@ enum State {
 
 /// A pack that was sent.
 struct Answer {
-    number: usize,
+    number: u32,
     length: u64,
     /// Plain bytes that are in the stor with it.
     plain: u64,
@@ -188,7 +153,7 @@ struct Answer {
 }
 
 /// Takes steps in order and makes packs of them.
-struct Packer<'a> {
+pub(super) struct Packer<'a> {
     how: Arc<Encoding>,
     open: Arc<Open>,
     to: To<'a>,
@@ -203,11 +168,11 @@ struct Packer<'a> {
     purpose: Purpose,
     /// Those that were there before, then those that were begun; the last one is being built, unless the builder is empty.
     packs: Vec<State>,
-    old_packs: usize,
+    old_packs: u32,
     /// The packs that chunk tables name which were there before, by the digests of the tables.
     old_in_tables: HashMap<Id, Vec<Pack>>,
     /// Start packs that were not told yet.
-    start: Vec<usize>,
+    start: Vec<u32>,
     sends: FuturesUnordered<BoxFuture<'a, Result<Answer, UploadError>>>,
     on_their_way: u64,
     /// Plain bytes of what was told since the last pack ended.
@@ -216,27 +181,30 @@ struct Packer<'a> {
     void: u64,
     /// Of the file that is being told.
     pieces: Vec<Piece>,
-    /// Files of one chunk, by their pack.
-    small: HashMap<usize, Vec<Waiting<Place>>>,
-    /// Files of several chunks.
-    large: Vec<Waiting<Vec<Piece>>>,
+    /// Files of several chunks, whose tables are to be made.
+    large: VecDeque<Large>,
+    /// Packs that the tables name which were made.
+    in_tables: BTreeSet<u32>,
+    /// Whether all packs were sent that tables may name.
+    has_content: bool,
     grown: Vec<Wanted>,
-    batch: Batch,
+    /// Why it cannot go on.
+    lost: Option<UploadError>,
+    told: Told,
 }
 
 impl<'a> Packer<'a> {
-    fn new(packing: Packing<'a>, tasks: Vec<Task>, open: Arc<Open>) -> Self {
+    fn new(packing: Packing<'a>, tasks: Tasks, open: Arc<Open>) -> Self {
         let Packing { compression, secret, mapped_stores, to, journal, known, bytes_done } = packing;
         let abandoned = SetWhenDropped::default();
         let Known { packs, chunks, files, in_tables, .. } = known;
         let stock = Stock::new(files, chunks);
         let how = Encoding { compression, secret, mapped_stores, stock, abandoned: abandoned.0.clone() };
         let how = Arc::new(how);
-        let has_start = tasks.iter().any(|task| matches!(task, Task::EndStart));
-        let steps = Some(Steps::of(tasks, open.clone(), how.clone()));
-        let old_packs = packs.len();
         // Until somebody says that this is the end of it.
-        let purpose = if has_start { Purpose::Start } else { Purpose::Data };
+        let purpose = if tasks.start.is_some() { Purpose::Start } else { Purpose::Data };
+        let steps = Some(Steps::of(tasks, open.clone(), how.clone()));
+        let old_packs = number(packs.len());
         let packs = packs.into_iter().map(State::There).collect();
         Self {
             how,
@@ -257,41 +225,65 @@ impl<'a> Packer<'a> {
             plain: 0,
             void: 0,
             pieces: Vec::new(),
-            small: HashMap::new(),
-            large: Vec::new(),
+            large: VecDeque::new(),
+            in_tables: BTreeSet::new(),
+            has_content: false,
             grown: Vec::new(),
-            batch: Batch::default(),
+            lost: None,
+            told: Told::default(),
         }
     }
 
     /// What has become known; `None`: that was all.
-    async fn next(&mut self) -> Result<Option<Batch>, UploadError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Told>, UploadError> {
         while let Some(steps) = &mut self.steps {
             let may_take = self.on_their_way <= ON_THEIR_WAY;
             tokio::select! {
                 biased;
-                Some(answer) = self.sends.next() => {
-                    self.answered(answer?);
-                    return Ok(Some(std::mem::take(&mut self.batch)));
-                }
+                Some(answer) = self.sends.next() => self.answered(answer?),
                 steps = steps.next(), if may_take => match steps {
                     Some((steps, _memory)) => steps.into_iter().for_each(|step| self.take(step)),
                     None => self.all_read(),
                 }
             }
+            if let Some(error) = self.lost.take() {
+                return Err(error);
+            }
+            if !self.told.is_empty() {
+                return Ok(Some(std::mem::take(&mut self.told)));
+            }
         }
-        if let Some(answer) = self.sends.next().await {
-            self.answered(answer?);
+        if !self.has_content {
+            self.has_content = self.sent().await?;
         } else if !self.large.is_empty() {
             self.tables().await?;
-        } else if !self.start.is_empty() {
-            let start = std::mem::take(&mut self.start).into_iter();
-            self.batch.start =
-                start.filter_map(|number| self.pack(number)?.ok().map(|pack| pack.key)).collect();
-        } else if self.batch.is_empty() {
-            return Ok(None);
+        } else {
+            self.end_pack();
+            if self.sent().await? {
+                self.tell_packs();
+                if self.told.is_empty() {
+                    return Ok(None);
+                }
+            }
         }
-        Ok(Some(std::mem::take(&mut self.batch)))
+        Ok(Some(std::mem::take(&mut self.told)))
+    }
+
+    /// Waits for the next pack that is on its way; returns whether there was none.
+    async fn sent(&mut self) -> Result<bool, UploadError> {
+        let Some(answer) = self.sends.next().await else { return Ok(true) };
+        self.answered(answer?);
+        Ok(false)
+    }
+
+    /// When all packs are in the stor.
+    fn tell_packs(&mut self) {
+        let plain = std::mem::take(&mut self.plain);
+        self.count(plain);
+        let start = std::mem::take(&mut self.start).into_iter();
+        self.told.made.start = start.filter_map(|number| self.there(number)).map(|pack| pack.key).collect();
+        let named = std::mem::take(&mut self.in_tables).into_iter();
+        self.told.made.in_tables = named.filter_map(|number| self.there(number)).collect();
     }
 
     fn take(&mut self, step: Step) {
@@ -300,17 +292,21 @@ impl<'a> Packer<'a> {
             Step::Chunk(chunk) => {
                 let (id, length) = (chunk.id, chunk.length);
                 let place = self.place(chunk);
+                let length = length.try_into().expect("chunks are cut shorter than 4 GiB");
                 self.pieces.push(Piece { id, length, place });
             }
             Step::Read { position, sha256, version } => {
-                let pieces = std::mem::take(&mut self.pieces);
-                match pieces[..] {
-                    [] => self.stored(position, version, None),
-                    [Piece { place, .. }] => {
-                        self.small(Waiting { position, version, sha256, content: place })
+                match self.pieces[..] {
+                    [] => self.placed(position, version, None),
+                    [Piece { place: at, .. }] => {
+                        self.placed(position, version, Some(Placed::Chunk { sha256, at }));
                     }
-                    _ => self.large.push(Waiting { position, version, sha256, content: pieces }),
+                    _ => {
+                        let pieces = self.pieces[..].into();
+                        self.large.push_back(Large { position, version, sha256, pieces });
+                    }
                 }
+                self.pieces.clear();
             }
             Step::Part(chunk) => {
                 // It is counted with its file.
@@ -323,22 +319,26 @@ impl<'a> Packer<'a> {
             }
             Step::Known { position, content, version } => {
                 if let Content::Chunks { table, .. } = content {
-                    self.batch.in_tables.extend(self.old_in_tables.get(&table.sha256).into_iter().flatten());
+                    self.told
+                        .made
+                        .in_tables
+                        .extend(self.old_in_tables.get(&table.sha256).into_iter().flatten());
                 }
-                self.plain += version.size();
-                self.batch.reused_bytes += version.size();
-                self.stored(position, version, Some(content));
+                self.plain += version.size;
+                self.told.made.reused_bytes += version.size;
+                self.placed(position, version, Some(Placed::Listed(content)));
             }
             Step::Grown(file) => self.grown.push(file),
             Step::Unread { position, error } => {
                 self.forget_pieces();
-                self.batch.outcomes.push(Outcome::Unread { position, error });
+                self.told.unread.push((position, error));
             }
+            Step::Lost(error) => self.lost = Some(error),
         }
     }
 
     fn forget_pieces(&mut self) {
-        self.void += self.pieces.drain(..).map(|piece| piece.length).sum::<u64>();
+        self.void += self.pieces.drain(..).map(|piece| u64::from(piece.length)).sum::<u64>();
     }
 
     /// Where a chunk is, which is added if it is nowhere yet.
@@ -346,21 +346,22 @@ impl<'a> Packer<'a> {
         self.plain += chunk.length;
         if let Some(place) = self.how.stock.chunk(&chunk.id) {
             if place.pack < self.old_packs {
-                self.batch.reused_bytes += chunk.length;
+                self.told.made.reused_bytes += chunk.length;
             }
             return place;
         }
         let bytes = chunk.stored.expect("what was known when it was read is known now");
-        let stored = bytes.len() as u64;
-        if self.builder.is_full(stored, self.purpose) {
+        let length = bytes.len() as u64;
+        if self.builder.is_full(length, self.purpose) {
             self.end_pack();
         }
         if self.builder.length() == 0 {
             self.packs.push(State::Coming);
         }
-        let place = Place { pack: self.packs.len() - 1, offset: self.builder.add(&bytes), stored };
+        let stored = length.try_into().expect("no chunk is longer than 4 GiB");
+        let place = Place { pack: self.last_pack(), offset: self.builder.add(&bytes), stored };
         self.how.stock.add_chunk(chunk.id, place);
-        if self.purpose == Purpose::Data && self.builder.ends_with(&chunk.id, stored) {
+        if self.purpose == Purpose::Data && self.builder.ends_with(&chunk.id, length) {
             self.end_pack();
         }
         place
@@ -369,10 +370,9 @@ impl<'a> Packer<'a> {
     fn end_pack(&mut self) {
         let Some(bytes) = self.builder.end() else { return };
         if self.purpose == Purpose::Start {
-            self.start.push(self.packs.len() - 1);
+            self.start.push(self.last_pack());
         }
-        let (number, length, plain) =
-            (self.packs.len() - 1, bytes.len() as u64, std::mem::take(&mut self.plain));
+        let (number, length, plain) = (self.last_pack(), bytes.len() as u64, std::mem::take(&mut self.plain));
         self.on_their_way += length;
         let sent = send(self.to, self.journal.clone(), bytes);
         self.sends.push(async move { Ok(Answer { number, length, plain, sent: sent.await? }) }.boxed());
@@ -381,20 +381,18 @@ impl<'a> Packer<'a> {
     fn answered(&mut self, Answer { number, length, plain, sent }: Answer) {
         self.on_their_way -= length;
         self.count(plain);
-        self.packs[number] = match sent {
+        self.packs[number as usize] = match sent {
             Ok(Sent { pack, is_new }) => {
-                self.batch.packs.push(pack);
+                self.told.made.packs.push(pack);
                 if is_new {
-                    self.batch.new_objects += 1;
-                    self.batch.new_bytes += pack.bytes;
+                    self.told.made.new_objects += 1;
+                    self.told.made.new_bytes += pack.bytes;
                 }
                 State::There(pack)
             }
             Err(error) => State::Refused(error),
         };
-        for file in self.small.remove(&number).unwrap_or_default() {
-            self.small(file);
-        }
+        self.told.arrived.push(number);
     }
 
     /// Counts plain bytes that are in the stor.
@@ -407,104 +405,69 @@ impl<'a> Packer<'a> {
     /// All files were read that there were, once those are that have grown meanwhile.
     fn all_read(&mut self) {
         let mut grown = std::mem::take(&mut self.grown);
+        let has_grown = !grown.is_empty();
         // Whatever they are now, they are cut.
         grown.iter_mut().for_each(|file| file.size = u64::MAX);
-        let tasks: Vec<_> = grown.into_iter().map(Task::Whole).collect();
-        self.steps = (!tasks.is_empty()).then(|| Steps::of(tasks, self.open.clone(), self.how.clone()));
+        let tasks = Tasks::new(grown.into_iter().map(Task::Whole));
+        self.steps = has_grown.then(|| Steps::of(tasks, self.open.clone(), self.how.clone()));
         if self.steps.is_none() {
             self.end_pack();
-            let plain = std::mem::take(&mut self.plain);
-            self.count(plain);
         }
     }
 
-    fn stored(&mut self, position: usize, version: Version, content: Option<Content>) {
-        let file = FileContent { content, version }.into();
-        self.batch.outcomes.push(Outcome::Stored { position, file });
+    fn placed(&mut self, position: usize, version: Version, content: Option<Placed>) {
+        self.told.files.push((position, FileContent { content, version }));
     }
 
-    fn refused(&mut self, position: usize, error: StoreError) {
-        self.batch.outcomes.push(Outcome::Unread { position, error: error.into() });
+    /// The pack that is being built, or was last.
+    fn last_pack(&self) -> u32 {
+        number(self.packs.len() - 1)
     }
 
-    /// A file of one chunk: told now, or with its pack.
-    fn small(&mut self, file: Waiting<Place>) {
-        match self.listed(file.content) {
-            None => self.small.entry(file.content.pack).or_default().push(file),
-            Some(Ok(at)) => {
-                let content = Content::Pack { sha256: file.sha256, at };
-                self.stored(file.position, file.version, Some(content));
-            }
-            Some(Err(error)) => self.refused(file.position, error),
-        }
-    }
-
-    /// A place in the words of a list; `None`: its pack is not in the stor yet.
-    fn listed(&self, place: Place) -> Option<Result<Listed, StoreError>> {
-        let pack = self.pack(place.pack)?;
-        Some(pack.map(|pack| Listed { pack: pack.key, offset: place.offset, stored: place.stored }))
-    }
-
-    fn pack(&self, number: usize) -> Option<Result<Pack, StoreError>> {
-        match &self.packs[number] {
+    /// A pack that the stor has, or why it does not; `None`: it is not there yet.
+    pub(super) fn pack(&self, number: u32) -> Option<Result<Pack, StoreError>> {
+        match &self.packs[number as usize] {
             State::Coming => None,
             State::There(pack) => Some(Ok(*pack)),
             State::Refused(error) => Some(Err(again(error))),
         }
     }
 
-    /// Makes the chunk tables of large files, whose packs are all in the stor.
+    fn there(&self, number: u32) -> Option<Pack> {
+        self.pack(number)?.ok()
+    }
+
+    /// The packs by their numbers, as far as the stor has them.
+    pub(super) fn into_packs(self) -> Vec<Option<Pack>> {
+        let pack = |state| if let State::There(pack) = state { Some(pack) } else { None };
+        self.packs.into_iter().map(pack).collect()
+    }
+
+    /// Makes the chunk tables of some large files, whose packs are all in the stor.
     async fn tables(&mut self) -> Result<(), UploadError> {
-        let (mut files, mut named) = (Vec::new(), BTreeSet::new());
-        let mut large = std::mem::take(&mut self.large).into_iter().peekable();
-        while large.peek().is_some() {
-            let (mut some, mut tables) = (Vec::new(), Vec::new());
-            for Waiting { position, version, sha256, content: pieces } in large.by_ref().take(TABLES) {
-                match self.table(&pieces) {
-                    Ok(table) => {
-                        named.extend(pieces.iter().map(|piece| piece.place.pack));
-                        some.push(Waiting { position, version, sha256, content: () });
-                        tables.push(table);
-                    }
-                    Err(error) => self.batch.outcomes.push(Outcome::Unread { position, error }),
+        let (mut files, mut tables) = (Vec::new(), Vec::new());
+        for _ in 0..TABLES {
+            let Some(Large { position, version, sha256, pieces }) = self.large.pop_front() else { break };
+            match self.table(&pieces) {
+                Ok(table) => {
+                    self.in_tables.extend(pieces.iter().map(|piece| piece.place.pack));
+                    files.push((position, version, sha256));
+                    tables.push(table);
                 }
-            }
-            let how = self.how.clone();
-            let encode = move || Ok(tables.iter().map(|table| how.chunk(table)).collect::<Vec<_>>());
-            let tables = blocking(encode).await?;
-            for (file, chunk) in some.into_iter().zip(tables) {
-                let (id, length) = (chunk.id, chunk.length);
-                // Of no file's bytes.
-                self.void += length;
-                let place = self.place(chunk);
-                files.push((file, Piece { id, length, place }));
-            }
-            while self.on_their_way > ON_THEIR_WAY
-                && let Some(answer) = self.sends.next().await
-            {
-                self.answered(answer?);
+                Err(error) => self.told.unread.push((position, error)),
             }
         }
-        self.end_pack();
-        while let Some(answer) = self.sends.next().await {
-            self.answered(answer?);
+        let how = self.how.clone();
+        let encode = move || Ok(tables.iter().map(|table| how.chunk(table)).collect::<Vec<_>>());
+        let tables = blocking(encode).await?;
+        for ((position, version, sha256), chunk) in files.into_iter().zip(tables) {
+            let (table, length) = (chunk.id, chunk.length);
+            // Of no file's bytes.
+            self.void += length;
+            let at = self.place(chunk);
+            self.placed(position, version, Some(Placed::Chunks { sha256, table, length, at }));
         }
-        for (Waiting { position, version, sha256, .. }, Piece { id, length, place }) in files {
-            match self.listed(place).expect("all packs were sent") {
-                Ok(at) => {
-                    let table = Table { sha256: id, length, at };
-                    self.stored(position, version, Some(Content::Chunks { sha256, table }));
-                }
-                Err(error) => self.refused(position, error),
-            }
-        }
-        let plain = std::mem::take(&mut self.plain);
-        self.count(plain);
-        let named = named.into_iter().filter_map(|number| match self.packs[number] {
-            State::There(pack) => Some(pack),
-            _ => None,
-        });
-        self.batch.in_tables.extend(named);
+        while self.on_their_way > ON_THEIR_WAY && !self.sent().await? {}
         Ok(())
     }
 
@@ -513,9 +476,10 @@ impl<'a> Packer<'a> {
         let (mut chunks, mut end) = (Vec::new(), 0);
         for Piece { id, length, place } in pieces {
             let pack = self.pack(place.pack).expect("all packs were sent")?;
-            let plain = end..end + length;
+            let plain = end..end + u64::from(*length);
             end = plain.end;
-            let range = place.offset..place.offset + place.stored;
+            let offset = u64::from(place.offset);
+            let range = offset..offset + u64::from(place.stored);
             let part = Some(Part { range, pack: pack.bytes });
             chunks.push(StoredChunk { plain, check: Check::Sha256(*id), key: key(pack.key), part });
         }
@@ -523,9 +487,10 @@ impl<'a> Packer<'a> {
     }
 }
 
-impl Batch {
+impl Told {
     fn is_empty(&self) -> bool {
-        self.outcomes.is_empty() && self.packs.is_empty() && self.reused_bytes == 0
+        let Self { files, unread, arrived, made } = self;
+        files.is_empty() && unread.is_empty() && arrived.is_empty() && made.is_empty()
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use aysfs_flist::{Content, Entry};
+use aysfs_flist::{Content, Entry, Timestamp};
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -26,40 +26,37 @@ pub(crate) enum MappedStores {
 }
 
 /// What a file was like when it was read.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Version {
-    meta: Metadata,
-    /// Where it is no hole; `None`: everywhere.
-    data: Option<Vec<Range<u64>>>,
-}
-
-impl Version {
     /// Plain length in bytes.
-    pub(super) fn size(&self) -> u64 {
-        self.meta.size()
-    }
+    pub(super) size: u64,
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
+    /// Where it is no hole; `None`: everywhere.
+    pub(super) data: Option<Vec<Range<u64>>>,
 }
 
-/// What a file holds, as of the moment it was read.
-#[derive(Debug)]
-pub(crate) struct FileContent {
-    /// Where it is; `None`: it is empty.
-    pub(super) content: Option<Content>,
+/// What a file holds, as of the moment it was read; `C` says where the content is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FileContent<C = Content> {
+    /// `None`: it is empty.
+    pub(super) content: Option<C>,
     pub(super) version: Version,
 }
 
-impl FileContent {
+impl<C> FileContent<C> {
     /// Plain length in bytes.
     pub(super) fn size(&self) -> u64 {
-        self.version.size()
+        self.version.size
     }
+}
 
+impl FileContent {
     /// Notes in `entry` where the content is. If the file has changed since it was found, the entry follows it.
     pub(crate) fn describe(self, entry: &mut Entry) {
-        entry.size = self.size();
-        (entry.mtime, entry.ctime) = scan::times(&self.version.meta);
-        entry.content = self.content;
-        entry.data = self.version.data;
+        let Version { size, mtime, ctime, data } = self.version;
+        (entry.size, entry.mtime, entry.ctime) = (size, mtime, ctime);
+        (entry.data, entry.content) = (data, self.content);
     }
 }
 
@@ -82,7 +79,8 @@ pub(super) fn read_stable<T>(
         let after = file.metadata().map_err(failed)?;
         let version = |meta: &Metadata| (meta.size(), scan::times(meta));
         if version(&before) == version(&after) && length == after.size() {
-            return Ok((result, Version { meta: after, data }));
+            let (mtime, ctime) = scan::times(&after);
+            return Ok((result, Version { size: length, mtime, ctime, data }));
         }
     }
     Err(UploadError::Changing(path.to_owned()))
@@ -164,7 +162,7 @@ mod tests {
             },
         );
         let (plain, version) = read.expect("stable the second time");
-        assert_eq!((plain, version.size(), reads), (b"one+".into(), 4, 2));
+        assert_eq!((plain, version.size, reads), (b"one+".into(), 4, 2));
     }
 
     #[test]

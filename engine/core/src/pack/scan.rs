@@ -16,17 +16,26 @@ use walkdir::WalkDir;
 
 use super::PackError;
 
-/// Walks `root` in the order of a flist: parents before children, names sorted by bytes.
+/// A file with several names, of which not all were found yet.
+struct Named {
+    /// The first name, and the position of its entry.
+    path: Vec<u8>,
+    position: usize,
+    /// How many more there are.
+    others: u64,
+}
+
+/// Walks `root` in the order of a flist: parents before children, names sorted by bytes. `found` takes each entry, with the position
+/// of the one that it is another name of, and returns the position of its own.
 ///
 /// The first name of a file that has several carries its content; the others become links to it.
 pub(super) fn scan(
     root: &Path,
     exclude: &Gitignore,
-    mut seen: impl FnMut(&Entry),
-) -> Result<Vec<Entry>, PackError> {
+    mut found: impl FnMut(&Entry, Option<usize>) -> Result<usize, PackError>,
+) -> Result<(), PackError> {
     let users = UsersCache::new();
-    let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-    let mut found = Vec::new();
+    let mut named: HashMap<(u64, u64), Named> = HashMap::new();
     let walk = WalkDir::new(root).sort_by(|a, b| a.file_name().cmp(b.file_name())).into_iter().filter_entry(
         |item| item.depth() == 0 || !exclude.matched(item.path(), item.file_type().is_dir()).is_ignore(),
     );
@@ -44,16 +53,25 @@ pub(super) fn scan(
         if entry.kind == Kind::Symlink {
             entry.target = item.path().read_link().map_err(failed)?.into_os_string().into_vec();
         }
-        if entry.kind != Kind::Directory && meta.nlink() > 1 {
-            match first_names.entry((meta.dev(), meta.ino())) {
-                Slot::Occupied(first) => entry.link = Some(first.get().clone()),
-                Slot::Vacant(first) => drop(first.insert(entry.path.clone())),
+        if entry.kind == Kind::Directory || meta.nlink() <= 1 {
+            found(&entry, None)?;
+            continue;
+        }
+        match named.entry((meta.dev(), meta.ino())) {
+            Slot::Occupied(mut first) => {
+                let Named { path, position, others } = first.get_mut();
+                *others -= 1;
+                let (position, is_last) = (*position, *others == 0);
+                entry.link = Some(if is_last { first.remove().path } else { path.clone() });
+                found(&entry, Some(position))?;
+            }
+            Slot::Vacant(first) => {
+                let position = found(&entry, None)?;
+                first.insert(Named { path: entry.path, position, others: meta.nlink() - 1 });
             }
         }
-        seen(&entry);
-        found.push(entry);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The patterns of what is left out of the tree at `root`.

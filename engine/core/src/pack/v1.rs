@@ -1,4 +1,6 @@
 //! The content of files as objects of the old system: each file by itself, brotli under the MD5 of the plain bytes.
+//!
+//! The keys of all objects of a run are remembered, and files that share one.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -14,7 +16,9 @@ use aysfs_store::{Key, Store, Upload, codec};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::{UploadError, blocking};
+use super::placed::Placed;
 use super::read::{FileContent, read_stable};
+use super::results::Results;
 use crate::abandoned::{SetWhenDropped, WhileWanted};
 
 /// Up to this length, plain and stored bytes are kept in memory.
@@ -42,6 +46,16 @@ pub(super) struct Summary {
     pub(super) new_bytes: u64,
 }
 
+impl Summary {
+    fn add(&mut self, Stored { position, file, new }: Stored, results: &mut Results) {
+        self.files += 1;
+        self.bytes += file.size();
+        self.new_objects += u64::from(new.is_some());
+        self.new_bytes += new.unwrap_or_default();
+        results.add(position, &file);
+    }
+}
+
 /// How content is stored.
 pub(super) struct Objects<'a> {
     pub(super) stor: &'a dyn Store,
@@ -54,7 +68,7 @@ pub(super) struct Objects<'a> {
 /// A file that was read, and its object.
 struct Object {
     position: usize,
-    file: FileContent,
+    file: FileContent<Placed>,
     key: Key,
     upload: Upload,
 }
@@ -62,7 +76,7 @@ struct Object {
 /// A file that is stored.
 struct Stored {
     position: usize,
-    file: FileContent,
+    file: FileContent<Placed>,
     /// The length of its object, if the stor did not have that.
     new: Option<u64>,
 }
@@ -75,33 +89,33 @@ struct Sending {
     /// What those that are there are called there.
     stored: HashMap<Key, Key>,
     /// Files whose objects were on their way already: their positions, and the keys.
-    twins: Vec<(usize, FileContent, Key)>,
+    twins: Vec<(usize, FileContent<Placed>, Key)>,
 }
 
 /// Whether the stor has to keep something for this entry: a client of the old system fetches empty files too.
-fn needs_object(entry: &Entry) -> bool {
+pub(super) fn needs_object(entry: &Entry) -> bool {
     entry.kind == Kind::Regular && entry.link.is_none() && entry.content.is_none()
 }
 
 impl Objects<'_> {
-    /// Sends the content of all regular files, and notes in their entries where it is.
+    /// Sends the content of all files that `files` names, by the positions of their entries and their paths, and adds to the results
+    /// where it is.
     ///
-    /// `open` is given the path of an entry; `None` means that it is no regular file any more. Dropping the future ends the work
-    /// soon.
+    /// `open` is given a path; `None` means that it is no regular file any more. Dropping the future ends the work soon.
     pub(super) async fn run(
         &self,
-        entries: &mut [Entry],
+        files: impl Iterator<Item = io::Result<(usize, Vec<u8>)>> + Send,
         open: impl Fn(&[u8]) -> io::Result<Option<File>> + Send + Sync + 'static,
-    ) -> Result<Summary, UploadError> {
+        mut results: Results,
+    ) -> Result<(Summary, Results), UploadError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let files = entries.iter().enumerate().filter(|(_, entry)| needs_object(entry));
-        let files: Vec<_> = files.map(|(position, entry)| (position, entry.path.clone())).collect();
         let (open, spool, abandoned) = (Arc::new(open), &self.spool, SetWhenDropped::default());
         let sending = Mutex::new(Sending::default());
         let mut batches = stream::iter(files)
-            .map(|(position, path)| {
+            .map(|file| {
                 let (open, spool, abandoned) = (open.clone(), spool.clone(), abandoned.0.clone());
                 blocking(move || {
+                    let (position, path) = file.map_err(UploadError::Spool)?;
                     let shown = Path::new(OsStr::from_bytes(&path));
                     encode(position, shown, || open(&path), &spool, &abandoned)
                 })
@@ -112,22 +126,17 @@ impl Objects<'_> {
             .map(|batch| self.send(batch, &sending))
             .buffer_unordered(BATCHES);
         let mut summary = Summary::default();
-        let mut tell = |Stored { position, file, new }: Stored| {
-            summary.files += 1;
-            summary.bytes += file.size();
-            summary.new_objects += u64::from(new.is_some());
-            summary.new_bytes += new.unwrap_or_default();
-            file.describe(&mut entries[position]);
-        };
         while let Some(batch) = batches.try_next().await? {
-            batch.into_iter().for_each(&mut tell);
+            batch.into_iter().for_each(|stored| summary.add(stored, &mut results));
+            results = results.settled().await?;
         }
         drop(batches);
         let Sending { twins, stored, .. } = std::mem::take(&mut *lock(&sending));
         for (position, file, key) in twins {
-            tell(self.stored(position, file, &stored[&key], None));
+            summary.add(self.stored(position, file, &stored[&key], None), &mut results);
+            results = results.settled().await?;
         }
-        Ok(summary)
+        Ok((summary, results))
     }
 
     /// Sends what is lacking of a batch.
@@ -165,11 +174,17 @@ impl Objects<'_> {
     }
 
     /// A file whose object is in the stor, under this key.
-    fn stored(&self, position: usize, mut file: FileContent, found: &Key, new: Option<u64>) -> Stored {
+    fn stored(
+        &self,
+        position: usize,
+        mut file: FileContent<Placed>,
+        found: &Key,
+        new: Option<u64>,
+    ) -> Stored {
         self.bytes_done.fetch_add(file.size(), Ordering::Relaxed);
         // A stor that chooses keys itself takes the MD5 of the stored body. Either will do for a hash.
         if let Ok(aysfs_flist::ObjectKey::Md5(md5)) = found.as_str().parse() {
-            file.content = Some(Content::V1(md5));
+            file.content = Some(Placed::Listed(Content::V1(md5)));
         }
         Stored { position, file, new }
     }
@@ -201,6 +216,6 @@ fn encode(
         Ok((encoded.size, (encoded.hash, upload)))
     })?;
     let ((hash, upload), version) = read;
-    let file = FileContent { content: Some(Content::V1(hash)), version };
+    let file = FileContent { content: Some(Placed::Listed(Content::V1(hash))), version };
     Ok(Object { position, file, key: Key::md5(hash), upload })
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 
 use brotli::CompressorReader;
+use md5::digest::Output;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
@@ -61,7 +62,7 @@ pub fn encode_file(
         plain.rewind()?;
         let mut hashed = Metered::<_, Sha256>::new(&mut *plain);
         io::copy(&mut hashed, &mut io::sink())?;
-        let id = hashed.digest.finalize().into();
+        let (_, id) = hashed.finish();
         let encoded = encode_with(plain, stored, how, Some(&secret.of_chunk(&id)))?;
         // What was sealed under the key of another content could never be opened.
         if encoded.id == id {
@@ -99,7 +100,8 @@ pub fn encode_v1(plain: impl Read, mut stored: impl Write, quality: u32) -> io::
     let mut plain = Metered::<_, Md5>::new(plain);
     let length =
         io::copy(&mut CompressorReader::new(&mut plain, BUFFER, quality, BROTLI_WINDOW_LOG), &mut stored)?;
-    Ok(EncodedV1 { hash: plain.digest.finalize().into(), size: plain.length, stored: length })
+    let (size, hash) = plain.finish();
+    Ok(EncodedV1 { hash, size, stored: length })
 }
 
 /// Whether reading less is worth the work of decoding: at least one byte in 32 is saved.
@@ -115,7 +117,7 @@ fn write_chunk(
     key: Option<&[u8; 32]>,
 ) -> io::Result<Encoded> {
     let mut plain = Metered::<_, Sha256>::new(plain);
-    let (key, stored) = {
+    let (stored, key) = {
         let (codec, payload): (u8, Box<dyn Read + '_>) = match how {
             Compression::None => (RAW, Box::new(&mut plain)),
             Compression::Zstd(level) => {
@@ -136,21 +138,29 @@ fn write_chunk(
         let codec = [codec];
         let mut whole = Metered::<_, Sha256>::new(codec.chain(payload));
         io::copy(&mut whole, &mut stored)?;
-        (whole.digest.finalize().into(), whole.length)
+        whole.finish()
     };
-    Ok(Encoded { id: plain.digest.finalize().into(), size: plain.length, key, stored })
+    let (size, id) = plain.finish();
+    Ok(Encoded { id, size, key, stored })
 }
 
 /// A reader that counts and hashes what goes through it.
-struct Metered<R, D> {
+#[derive(Debug)]
+pub struct Metered<R, D> {
     inner: R,
     digest: D,
     length: u64,
 }
 
 impl<R, D: Digest> Metered<R, D> {
-    fn new(inner: R) -> Self {
+    /// Of what is read from here on.
+    pub fn new(inner: R) -> Self {
         Self { inner, digest: D::new(), length: 0 }
+    }
+
+    /// How many bytes went through it, and their digest.
+    pub fn finish<I: From<Output<D>>>(self) -> (u64, I) {
+        (self.length, self.digest.finalize().into())
     }
 }
 

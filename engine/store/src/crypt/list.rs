@@ -163,18 +163,18 @@ impl Sealing {
         &self.secret
     }
 
-    /// Writes `list` sealed.
+    /// Writes `list` sealed, in bounded memory.
     ///
     /// # Errors
-    /// [`SealedError::Write`], [`SealedError::NoRandomness`].
-    pub fn seal(&self, list: &[u8], mut out: impl Write) -> Result<(), SealedError> {
+    /// [`SealedError::Write`], also for what cannot be read; [`SealedError::NoRandomness`].
+    pub fn seal(&self, list: impl Read, mut out: impl Write) -> Result<(), SealedError> {
         let mut header = format!("{FIRST}{FORMAT}\n{SALT}{}\n", hex::encode(&secret::random::<32>()?[..]));
         for Recipient { fingerprint, wrapped } in &self.recipients {
             header += &format!("{RECIPIENT}{} {}\n", hex::encode(fingerprint), STANDARD.encode(wrapped));
         }
         header.push('\n');
         let key = self.secret.of_list(&Sha256::digest(&header).into());
-        let mut sealed = || {
+        let sealed = || {
             out.write_all(header.as_bytes())?;
             let packed = zstd::stream::read::Encoder::new(list, ZSTD_LEVEL)?;
             io::copy(&mut Sealer::new(packed, &key, PURPOSE), &mut out)?;

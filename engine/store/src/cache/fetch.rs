@@ -56,11 +56,11 @@ pub(super) struct Fetch {
 /// What is tried.
 pub(super) enum Way {
     /// What is kept of packs, then the stors.
-    ByPack,
+    Pack,
     /// What was asked for together with others, then the stors.
-    ByRun(Landing),
+    Run(Landing),
     /// The stors: what is kept of the pack was of no help, and the reader waits since then.
-    ByItself(Instant),
+    Alone(Instant),
 }
 
 /// The plain bytes of a chunk, still to be had.
@@ -105,10 +105,10 @@ impl Fetch {
 
     async fn run(mut self) -> Result<Arrived, FetchError> {
         let mut began = Instant::now();
-        let at_once = match std::mem::replace(&mut self.way, Way::ByItself(began)) {
-            Way::ByPack => self.chunk_from_pack().await,
-            Way::ByRun(landing) => self.chunk_from_run(landing).await,
-            Way::ByItself(since) => {
+        let at_once = match std::mem::replace(&mut self.way, Way::Alone(began)) {
+            Way::Pack => self.chunk_from_pack().await,
+            Way::Run(landing) => self.chunk_from_run(landing).await,
+            Way::Alone(since) => {
                 began = since;
                 None
             }
@@ -145,7 +145,7 @@ impl Fetch {
                     break;
                 }
                 file.begin_run(&partial, index..partial.content().chunks.len(), need);
-                if file.want(&partial, index, need, Way::ByPack).arrived().await.is_err() {
+                if file.want(&partial, index, need, Way::Pack).arrived().await.is_err() {
                     break;
                 }
             }

@@ -48,8 +48,8 @@ impl CachedFile {
         let began = Instant::now();
         match self.read_packed(&part).await {
             Some(bytes) => Ok(bytes),
-            None if small(&self.content).is_some() => self.read_kept(part, || Way::ByItself(began)).await,
-            None => self.resolved().await?.read_kept(part, || Way::ByPack).await,
+            None if small(&self.content).is_some() => self.read_kept(part, || Way::Alone(began)).await,
+            None => self.resolved().await?.read_kept(part, || Way::Pack).await,
         }
     }
 
@@ -192,8 +192,7 @@ impl CachedFile {
     /// Waits for a chunk in the file. A fetch for one who can read through may have been under way already: then it takes another.
     async fn arrive_in_file(&self, partial: &Arc<Partial>, index: usize) -> Result<(), FetchError> {
         for _ in 0..2 {
-            if let Arrived::InFile = self.want(partial, index, Need::AtAnyRate, Way::ByPack).arrived().await?
-            {
+            if let Arrived::InFile = self.want(partial, index, Need::AtAnyRate, Way::Pack).arrived().await? {
                 return Ok(());
             }
         }
@@ -260,12 +259,12 @@ impl CachedFile {
         let mut run = Run::default();
         let members = self.adjoining(partial, chunks);
         if members.len() < 2 {
-            drop(self.want(partial, first, need, Way::ByPack));
+            drop(self.want(partial, first, need, Way::Pack));
             return;
         }
         for (index, part) in (first..).zip(members) {
             let landing = run.add(part);
-            drop(self.want(partial, index, need, Way::ByRun(landing)));
+            drop(self.want(partial, index, need, Way::Run(landing)));
         }
         run.start(&self.cache, &self.sources, self.content.chunks[first].key.clone());
     }

@@ -75,6 +75,8 @@ pub(super) struct Pack {
 #[derive(Default)]
 struct State {
     present: Spans,
+    /// What was there, and is not needed any more: chunks that have become files. Nobody fetches it ahead.
+    released: Spans,
     /// What was fetched by this process, and who sent it.
     sent: Vec<(Range<u64>, Arc<dyn Store>)>,
     windows: Vec<Window>,
@@ -249,13 +251,14 @@ impl Pack {
             };
             return Whereabouts::Here { ahead };
         };
-        let coming = state.windows.iter().find(|window| window.range.contains(&gap.start));
-        if let Some(Window { range: coming, progress }) = coming {
-            return Whereabouts::Coming(progress.clone(), range.end.min(coming.end));
+        if let Some(Window { range: coming, progress }) = state.coming(gap.start) {
+            return Whereabouts::Coming(progress, range.end.min(coming.end));
         }
         if wish == Wish::Look {
             return Whereabouts::Absent;
         }
+        // Somebody needs it after all.
+        state.released.remove(range);
         let end = state.readahead.miss(&gap, self.length);
         // What lies just before it is as likely to be read.
         let known = state.known();
@@ -266,22 +269,23 @@ impl Pack {
         }
     }
 
-    /// What is to be fetched to have all of a part, whoever reads what of it; nothing if it is there, or on its way.
+    /// What is to be fetched to have all of a part, whoever reads what of it; nothing if it was there, or is on its way.
     pub(super) fn begin(&self, range: Range<u64>) -> Option<Begun> {
         self.state().begin(range)
     }
 
-    /// Waits for what is on its way of a part; returns whether all of it is there then.
+    /// Waits for what is on its way of a part; returns whether all of it has been there then.
     pub(super) async fn arrived(&self, range: &Range<u64>) -> bool {
         loop {
-            match self.find(range, Wish::Look) {
-                Whereabouts::Here { .. } => return true,
-                Whereabouts::Coming(mut progress, until) => {
-                    if progress.wait_for(|arrived| *arrived >= until).await.is_err() {
-                        return false;
-                    }
-                }
-                Whereabouts::Missing(_) | Whereabouts::Absent => return false,
+            let coming = {
+                let state = self.state();
+                let Some(gap) = state.arrived().gap(range) else { return true };
+                state.coming(gap.start)
+            };
+            let Some(Window { range: coming, mut progress }) = coming else { return false };
+            let until = range.end.min(coming.end);
+            if progress.wait_for(|arrived| *arrived >= until).await.is_err() {
+                return false;
             }
         }
     }
@@ -302,7 +306,10 @@ impl Pack {
     /// Keeps bytes that have arrived.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)?;
-        self.state().present.insert(offset..offset + bytes.len() as u64);
+        let range = offset..offset + bytes.len() as u64;
+        let mut state = self.state();
+        state.released.remove(&range);
+        state.present.insert(range);
         Ok(())
     }
 
@@ -312,7 +319,10 @@ impl Pack {
         if blocks.is_empty() {
             return 0;
         }
-        self.state().present.remove(&blocks);
+        let mut state = self.state();
+        state.present.remove(&blocks);
+        state.released.insert(blocks.clone());
+        drop(state);
         let length = blocks.end - blocks.start;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         fallocate(&self.file, punch, blocks.start, length).map_or(0, |()| length)
@@ -363,14 +373,26 @@ impl Pack {
 }
 
 impl State {
-    /// What is there, or on its way.
+    /// What has arrived, whether or not it is still there.
+    fn arrived(&self) -> Spans {
+        let mut arrived = self.present.clone();
+        arrived.extend(&self.released);
+        arrived
+    }
+
+    /// The window that brings a byte.
+    fn coming(&self, at: u64) -> Option<Window> {
+        self.windows.iter().find(|window| window.range.contains(&at)).cloned()
+    }
+
+    /// What has arrived, or is on its way.
     fn known(&self) -> Spans {
-        let mut known = self.present.clone();
+        let mut known = self.arrived();
         self.windows.iter().for_each(|window| known.insert(window.range.clone()));
         known
     }
 
-    /// Notes that the first part of a range that is neither there nor on its way is about to be fetched.
+    /// Notes that the first part of a range that has not arrived, nor is on its way, is about to be fetched.
     fn begin(&mut self, range: Range<u64>) -> Option<Begun> {
         let range = self.known().gap(&range)?;
         let (sender, progress) = watch::channel(range.start);
@@ -504,6 +526,11 @@ mod tests {
         assert!(pack.has(&(0..8192)) && !pack.has(&(8192..8193)) && pack.has(&(49_152..100_000)));
         let allocated = blocks(&fstat(&pack.file).expect("stat"));
         assert!(allocated <= 100_000 - 40_960 + 2 * BLOCK, "{allocated}");
+        assert!(pack.begin(0..100_000).is_none(), "nobody fetches it ahead");
+        let Whereabouts::Missing(begun) = pack.find(&(20_000..30_000), Wish::Fetch) else {
+            panic!("it is needed after all")
+        };
+        assert_eq!(begun.range, 20_000..30_000);
     }
 
     #[test]

@@ -23,6 +23,10 @@ impl Spans {
         self.0.insert(start, end);
     }
 
+    pub(super) fn extend(&mut self, other: &Self) {
+        other.0.iter().for_each(|(start, end)| self.insert(*start..*end));
+    }
+
     pub(super) fn remove(&mut self, range: &Range<u64>) {
         while !range.is_empty()
             && let Some((&start, &end)) = self.0.range(..range.end).next_back()

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::room::is_full;
 use crate::codec::DecodeError;
 use crate::table::TableError;
 use crate::{ContentId, Fault, Key, StoreError};
@@ -96,9 +97,7 @@ impl FetchError {
     pub fn is_lack_of_room(&self) -> bool {
         match &self.0.reason {
             Reason::NoRoom => true,
-            Reason::Local(error) => {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            Reason::Local(error) => is_full(error),
             Reason::Stors(_)
             | Reason::Queue(_)
             | Reason::Flist(_)

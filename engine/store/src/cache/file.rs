@@ -256,12 +256,12 @@ impl CachedFile {
         if !partial.lacks(first) {
             return;
         }
-        let mut run = Run::default();
         let members = self.adjoining(partial, chunks);
         if members.len() < 2 {
             drop(self.want(partial, first, need, Way::Pack));
             return;
         }
+        let mut run = Run::default();
         for (index, part) in (first..).zip(members) {
             let landing = run.add(part);
             drop(self.want(partial, index, need, Way::Run(landing)));

@@ -125,15 +125,7 @@ impl Lent {
     /// # Errors
     /// Those of the cache directory, a lack of room among them, and of the new name. Nothing has happened then.
     pub fn give_away(&self, directory: &OwnedFd, name: &[u8]) -> io::Result<()> {
-        let copy = self.cache.disk.copy(self.file()).or_else(|error| match error.kind() {
-            // What nobody uses has to go first.
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                if self.cache.make_space(self.key.size) =>
-            {
-                self.cache.disk.copy(self.file())
-            }
-            _ => Err(error),
-        })?;
+        let copy = self.cache.write_with_room(self.key.size, || self.cache.disk.copy(self.file()))?;
         let copy = self.cache.disk.swap(&self.key.id, self.file(), &copy, directory, name)?;
         lock(&self.cache.files).open.put(self.key, Arc::new(self.cache.new_file(copy)));
         // From here on nobody finds it; whoever has found it before learns of it after his read.

@@ -9,13 +9,11 @@
 //! is removed before it was read. What is stored to a mapped file counts as writing, also where the kernel does it without telling.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aysfs_flist::{Content, Dialect, Entry, Header, ObjectKey};
+use aysfs_flist::{Content, Dialect, Entry, Header};
 use aysfs_store::codec::Compression;
 use aysfs_store::crypt::Sealing;
 use aysfs_store::{Fault, Mirror, StoreError};
@@ -24,7 +22,7 @@ use aysfs_vfs::Error;
 use super::Overlay;
 use super::entries::{SeeError, Seen, SendProgress, see};
 use super::known::known;
-use super::missing::Missing;
+use super::missing::{Gone, Missing, object_of};
 use super::moved::ancestors;
 use crate::abandoned::SetWhenDropped;
 use crate::listed::{Packs, Uses};
@@ -156,21 +154,16 @@ impl Overlay {
             &packs,
             old.packs.iter().copied().chain(in_tables),
         );
-        let objects = local.iter().filter_map(|position| object_of(&entries[*position]));
+        let objects = local.iter().filter_map(|position| object_of(&entries[*position].content?));
         let named = header.packs.iter().map(|pack| pack.key).chain(objects);
         let mut missing = Missing::of(named, stors).await.map_err(UploadError::from)?;
         if missing.has_gone() {
             let contents = entries.iter().filter_map(|entry| Some((entry.content?, entry.size)));
             missing.read_tables(contents, &packs, stors).await.map_err(UploadError::from)?;
             let sent: Vec<Content> = local.iter().filter_map(|position| entries[*position].content).collect();
-            missing.replace_spoilt(&mut entries, sent);
-            let mut gone = missing.spoilt(&entries);
-            if let Some(first) = gone.next() {
-                let path = Path::new("/").join(OsStr::from_bytes(&first.path));
-                return Err(CommitError::Gone { files: gone.count() + 1, path });
-            }
-            // Of no use to any file: a table of another version may have named it.
-            missing.leave_out(&mut header);
+            missing
+                .leave_out(&mut entries, sent, &mut header)
+                .map_err(|Gone { files, path }| CommitError::Gone { files, path })?;
         }
         let committed = Committed {
             entries: entries.len() as u64,
@@ -197,21 +190,13 @@ async fn missing_before(
     // Only what is as large as a file that is new can be what that is.
     let sizes: HashSet<u64> = local.iter().map(|position| entries[*position].size).collect();
     let alike = || entries.iter().filter(|entry| sizes.contains(&entry.size));
-    let objects = alike().filter_map(object_of);
+    let objects = alike().filter_map(|entry| object_of(&entry.content?));
     let mut missing = Missing::of(packs.all().map(|pack| pack.key).chain(objects), stors).await?;
     if !missing.is_nothing() {
         let contents = alike().filter_map(|entry| Some((entry.content?, entry.size)));
         missing.read_tables(contents, packs, stors).await?;
     }
     Ok(missing)
-}
-
-/// The object that is all of a file.
-fn object_of(entry: &Entry) -> Option<ObjectKey> {
-    match entry.content? {
-        Content::Object { key, .. } => Some(key),
-        Content::V1(_) | Content::Pack { .. } | Content::Chunks { .. } => None,
-    }
 }
 
 /// Runs what would hold up others on a thread of its own.

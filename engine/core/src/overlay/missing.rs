@@ -4,6 +4,9 @@
 //! Which packs a large file is in, only its chunk table tells. Tables are read when something is missing, not before.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aysfs_flist::{Content, Entry, Header, ObjectKey};
@@ -100,14 +103,30 @@ impl Missing {
         Ok(())
     }
 
-    /// Takes out of a header what no stor has.
-    pub(super) fn leave_out(&self, header: &mut Header) {
+    /// Takes what no stor has out of a list: files have the same content of others, `sent`, where there is such, and packs that no file is
+    /// in were those of older versions, which a chunk table may have named.
+    ///
+    /// # Errors
+    /// A file is in one of them.
+    pub(super) fn leave_out(
+        &self,
+        entries: &mut [Entry],
+        sent: impl IntoIterator<Item = Content>,
+        header: &mut Header,
+    ) -> Result<(), Gone> {
+        self.replace_spoilt(entries, sent);
+        let mut spoilt = self.spoilt(entries);
+        if let Some(first) = spoilt.next() {
+            let path = Path::new("/").join(OsStr::from_bytes(&first.path));
+            return Err(Gone { files: spoilt.count() + 1, path });
+        }
         header.packs.retain(|pack| !self.is_gone(&pack.key));
         header.start.retain(|pack| !self.is_gone(pack));
+        Ok(())
     }
 
     /// Lists files whose content no stor has any more with the same content of others, which are in a stor.
-    pub(super) fn replace_spoilt(&self, entries: &mut [Entry], others: impl IntoIterator<Item = Content>) {
+    fn replace_spoilt(&self, entries: &mut [Entry], others: impl IntoIterator<Item = Content>) {
         let sound = others.into_iter().filter(|content| !self.spoils(content));
         let sound: HashMap<ContentId, Content> =
             sound.map(|content| (content_id(&content), content)).collect();
@@ -121,11 +140,27 @@ impl Missing {
     }
 
     /// The files whose content no stor has.
-    pub(super) fn spoilt<'a>(&self, entries: &'a [Entry]) -> impl Iterator<Item = &'a Entry> {
+    fn spoilt<'a>(&self, entries: &'a [Entry]) -> impl Iterator<Item = &'a Entry> {
         let is_spoilt = |entry: &&Entry| {
             entry.link.is_none() && entry.content.is_some_and(|content| self.spoils(&content))
         };
         entries.iter().filter(is_spoilt)
+    }
+}
+
+/// Files whose content no stor has.
+#[derive(Debug)]
+pub(super) struct Gone {
+    pub(super) files: usize,
+    /// One of them.
+    pub(super) path: PathBuf,
+}
+
+/// The object that a content is, if it is one by itself.
+pub(super) fn object_of(content: &Content) -> Option<ObjectKey> {
+    match content {
+        Content::Object { key, .. } => Some(*key),
+        Content::V1(_) | Content::Pack { .. } | Content::Chunks { .. } => None,
     }
 }
 

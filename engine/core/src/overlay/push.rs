@@ -5,10 +5,8 @@
 //! marks tell (see [`pushed`](super::pushed)).
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +22,7 @@ use futures::TryStreamExt;
 
 use super::entries::{LocalFile, SeeError, Seen, SendProgress, see};
 use super::known::known;
-use super::missing::{Missing, table_of, tables};
+use super::missing::{Gone, Missing, object_of, table_of, tables};
 use super::moved::ancestors;
 use super::pushed::Destination;
 use super::tree::Tree;
@@ -296,10 +294,7 @@ impl Overlay {
     /// What is missing of a tree that was sent, or said to have been; nothing of the rest is garbage from now on.
     pub(crate) async fn missing_of(&self, sent: &Sent) -> Result<Missing, SendError> {
         let stors = self.stors();
-        let objects = sent.local.iter().filter_map(|(content, _)| match content {
-            Listed::Object { key, .. } => Some(*key),
-            Listed::V1(_) | Listed::Pack { .. } | Listed::Chunks { .. } => None,
-        });
+        let objects = sent.local.iter().filter_map(|(content, _)| object_of(content));
         let named = sent.header.packs.iter().map(|pack| pack.key).chain(objects);
         let mut missing = Missing::of(named.collect::<Vec<ObjectKey>>(), stors).await?;
         if !missing.is_nothing() {
@@ -324,14 +319,10 @@ impl Sent {
     /// # Errors
     /// A file is in one of them.
     pub(crate) fn without(&mut self, missing: &Missing) -> Result<(), SendError> {
-        missing.replace_spoilt(&mut self.entries, self.local.iter().map(|(content, _)| *content));
-        let mut gone = missing.spoilt(&self.entries);
-        if let Some(first) = gone.next() {
-            let path = Path::new("/").join(OsStr::from_bytes(&first.path));
-            return Err(SendError::Gone { files: gone.count() + 1, path });
-        }
-        missing.leave_out(&mut self.header);
-        Ok(())
+        let local = self.local.iter().map(|(content, _)| *content);
+        missing
+            .leave_out(&mut self.entries, local, &mut self.header)
+            .map_err(|Gone { files, path }| SendError::Gone { files, path })
     }
 }
 

@@ -300,12 +300,12 @@ impl Pusher {
         };
         let (mut pushed, mut is_again) = (Pushed::default(), false);
         let (sent, tree) = loop {
-            let mut sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
+            let sent = self.overlay.send(&how, &self.journal, &self.log, turn, progress).await?;
             pushed.files += sent.files;
             pushed.new_objects += sent.new_objects;
             pushed.new_bytes += sent.new_bytes;
             pushed.waiting.clone_from(&sent.waiting);
-            let tree = self.digest(turn, &sent).await?;
+            let (mut sent, tree) = self.digest(turn, sent).await?;
             if self.is_done(state, &tree) {
                 break (sent, tree);
             }
@@ -317,8 +317,7 @@ impl Pusher {
                 continue;
             }
             sent.without(&missing)?;
-            let tree = if missing.has_gone() { self.digest(turn, &sent).await? } else { tree };
-            break (sent, tree);
+            break if missing.has_gone() { self.digest(turn, sent).await? } else { (sent, tree) };
         };
         let (version, named) = self.keep(state, turn, sent, tree).await?;
         pushed.version = version;
@@ -340,10 +339,14 @@ impl Pusher {
         state.tree.as_deref() == Some(tree) && is_published && self.options.publish
     }
 
-    /// What tells a tree from another one.
-    async fn digest(&self, turn: &Turn, sent: &Sent) -> Result<String, PushError> {
-        let (entries, header, sealing) = (sent.entries.clone(), self.named(sent), sent.sealing.clone());
-        at_work(turn, move || Ok(digest(entries, &header, sealing.as_ref())?)).await
+    /// What tells a tree from another one, with the tree.
+    async fn digest(&self, turn: &Turn, sent: Sent) -> Result<(Sent, String), PushError> {
+        let header = self.named(&sent);
+        at_work(turn, move || {
+            let tree = digest(sent.entries.clone(), &header, sent.sealing.as_ref())?;
+            Ok((sent, tree))
+        })
+        .await
     }
 
     fn named(&self, sent: &Sent) -> Header {

@@ -23,7 +23,9 @@ fn mount(lab: &Lab, entries: &[ListEntry]) -> Overlay {
 }
 
 fn mount_as(lab: &Lab, entries: &[ListEntry], form: Form) -> Overlay {
+    let starting = support::no_start();
     let upper = Upper::open_as(&lab.path("backend"), Path::new("/m"), form).expect("local changes");
+    drop(starting);
     let lower = AysFs::new(lab.base(entries), lab.cache(), lab.stors());
     Overlay::new(lower, upper).expect("a view")
 }

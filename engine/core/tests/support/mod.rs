@@ -9,8 +9,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::Arc;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aysfs_engine::Base;
@@ -162,6 +162,13 @@ pub const USER: u32 = 65534;
 /// Where tests that run as this user find a directory of theirs.
 pub const USERS_DIR: &str = "AYSFS_TEST_USERS_DIR";
 
+/// Held while a process starts: until it has become its program, it has a copy of all that is open here. Whoever opens what somebody else in
+/// this process has locked, and closed again, waits for it.
+pub fn no_start() -> MutexGuard<'static, ()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs this test binary with other arguments as that user; `None`, and a word, if this process is a user itself.
 pub fn as_user(arguments: &[&str]) -> Option<Output> {
     if !rustix::process::geteuid().is_root() {
@@ -176,5 +183,9 @@ pub fn as_user(arguments: &[&str]) -> Option<Output> {
     fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("ours");
     let mut test = Command::new(&copy);
     test.args(arguments).env(USERS_DIR, dir.path()).env("TMPDIR", dir.path()).current_dir(dir.path());
-    Some(test.uid(USER).gid(USER).output().expect("started"))
+    test.uid(USER).gid(USER).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let starting = no_start();
+    let child = test.spawn().expect("started");
+    drop(starting);
+    Some(child.wait_with_output().expect("ended"))
 }
